@@ -21,13 +21,10 @@ __all__ = ['SCALES', 'Scale', 'choose', 'get_scale', 'derive_seed', 'generator',
 # %% ../nbs/1_foundations/00_scales.ipynb #bc50b832
 @dataclass(frozen=True)
 class Scale:
-    """The size of an experiment: image size in pixels and numbers of people and images."""
+    """The size of an experiment."""
     name: str  # one of `SCALES`
     height: int  # image height in pixels
     width: int  # image width in pixels
-    train_identities: int  # people to train on
-    images_per_identity: int  # training images of each
-    test_identities: int  # people to search for, none of them seen in training
     help: str  # what the scale is for, in one line
 
     @property
@@ -37,10 +34,10 @@ class Scale:
 
 # %% ../nbs/1_foundations/00_scales.ipynb #8eb5e4eb
 SCALES = {s.name: s for s in (
-    Scale("smoke", 64, 32, 8, 6, 8, "everything connected, in seconds"),
-    Scale("laptop", 64, 32, 100, 16, 250, "real learned results without a GPU"),
-    Scale("gpu", 256, 128, 751, 17, 750, "the papers' image size and network, synthetic people"),
-    Scale("paper", 256, 128, 751, 17, 750, "the published setting on the real set (numbers here: Market-1501's)"),
+    Scale("smoke", 64, 32, "everything connected, in seconds"),
+    Scale("laptop", 64, 32, "real learned results without a GPU"),
+    Scale("gpu", 256, 128, "the papers' image size and network, on synthetic people"),
+    Scale("paper", 256, 128, "the published setting on the real data set"),
 )}
 
 # %% ../nbs/1_foundations/00_scales.ipynb #a56f5ef3
