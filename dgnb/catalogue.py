@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,6 +105,10 @@ class Catalogue:
 
     def __iter__(self):
         return iter(self.items.values())
+
+    def notebook(self, item: Item) -> Path | None:
+        """The item's notebook file (its path is from the folder above the catalogue's), or None until it is built."""
+        return self.file.parent.parent / item.notebook if item.notebook else None
 
     def select(self, name: str) -> list[Item]:
         """The item of that id, or every built item for "all"; CatalogueError for an unknown or unbuilt one."""
@@ -255,10 +260,10 @@ def _load(file: Path, modified: int) -> Catalogue:
 
 
 def load_catalogue(
-    file: Path | str | None = None,  # another catalogue than the project's own
+    file: Path | str | None = None,  # another catalogue than the project's own (as `DGNB_CATALOGUE` names one, too)
 ) -> Catalogue:
     """Read and check the catalogue; a CatalogueError names file, place and mend in one line."""
-    file = Path(file or catalogue_file()).resolve()
+    file = Path(file or os.environ.get("DGNB_CATALOGUE") or catalogue_file()).resolve()
     if not file.is_file():
         raise CatalogueError(f"there is no catalogue at {file}: run from the checkout, or install dgnb again")
     return _load(file, file.stat().st_mtime_ns)

@@ -1,0 +1,245 @@
+"""The `dgnb` command. Modules that import torch are imported when a command needs them, so that `dgnb list` answers at once."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dgnb.catalogue import SCALE_NAMES, load_catalogue, one_of
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Regenerate every table and figure of DG-Net and VRSTC, on bundled synthetic people or on real data.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write synthetic data sets to disk, check data sets on disk.")
+app.add_typer(data_app, name="data")
+Scale = Enum("Scale", {name: name for name in SCALE_NAMES}, type=str)
+ItemName = Annotated[str, typer.Argument(metavar="ITEM", help="an id that `dgnb list` shows")]
+ScaleOption = Annotated[str, typer.Option(help="smoke, laptop, gpu or paper")]
+
+
+def say(line: str = "") -> None:
+    """One line on the terminal, at once."""
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def columns(rows: list[list[str]], widest: int = 100) -> list[str]:
+    """Rows as aligned lines; the last column is not padded."""
+    widths = [min(widest, max(len(row[i]) for row in rows)) for i in range(len(rows[0]) - 1)] if rows else []
+    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip() for row in rows]
+
+
+@app.command("list")
+def list_items(built: Annotated[bool, typer.Option("--built", help="only items that can be run")] = False):
+    """All tables and figures: id, status, where in the paper, what it shows."""
+    items = [item for item in load_catalogue() if item.built or not built]
+    for line in columns([[item.id, item.status, item.kind, item.place.split(",")[0], item.caption.split(". ")[0][:100]] for item in items]):
+        say(line)
+
+
+@app.command()
+def run(
+    item: Annotated[str, typer.Argument(metavar="ITEM|all", help="an id that `dgnb list` shows, or all")],
+    scale: ScaleOption = "laptop",
+    parameter: Annotated[Optional[list[str]], typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="set a notebook parameter")] = None,
+    train: Annotated[bool, typer.Option("--train", help="train runs that are missing")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train all runs anew")] = False,
+    ship: Annotated[bool, typer.Option("--ship", help="store the result in figures/ and in the notebook")] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="only items that are not fresh")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="notebooks side by side; 0 = as many as fit")] = 0,
+    devices: Annotated[Optional[int], typer.Option(min=1, help="GPUs (or processes) that train one run together")] = None,
+    nodes: Annotated[Optional[int], typer.Option(min=1, help="machines that train one run together")] = None,
+    precision: Annotated[Optional[str], typer.Option(help="32-true, bf16-mixed or 16-mixed")] = None,
+    data: Annotated[str, typer.Option(metavar="ROOT", help="folder of a real data set")] = "",
+    dask: Annotated[str, typer.Option(metavar="ADDRESS", help="run on a Dask cluster")] = "",
+    kernel: Annotated[bool, typer.Option("--kernel", help="a real Jupyter kernel for each notebook (slower)")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="run the code without Jupyter packages; keeps no executed notebook")] = False,
+):
+    """Regenerate a table or figure, or all. Trains nothing unless asked to; what was never trained is drawn as *not run*."""
+    from dgnb.runner import RunnerError, cores, plan
+    overrides = dict(_pair(text) for text in parameter or [])
+    if kernel and plain or ship and plain:
+        raise RunnerError("--plain keeps no executed notebook: leave out --kernel and --ship")
+    if ship:
+        from dgnb.shipping import refuse_smoke
+        refuse_smoke(scale)
+    how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": repr(time.time()) if fresh else "", "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
+           "DGNB_PRECISION": precision}
+    how = {name: str(value) for name, value in how.items() if value is not None}
+    items = [one for one in load_catalogue().select(item) if not stale or not _is_fresh(one, scale)]
+    workers = workers or (1 if scale in ("gpu", "paper") else max(1, min(cores(), len(items), 4)))
+    options = dict(mode="kernel" if kernel else "plain" if plain else "warm", show=train or fresh,
+                   threads=int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers)))
+    jobs = [plan(one, scale, overrides, how, data, **options) for one in items]
+    raise typer.Exit(_run(jobs, workers, dask, ship))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """("name", "value") of "name=value"."""
+    from dgnb.runner import RunnerError
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise RunnerError(f"-p takes name=value, found {text!r}")
+    return name.strip(), value
+
+
+def _is_fresh(item, scale: str) -> bool:
+    from dgnb.freshness import states
+    return any(state.state == "fresh" and state.place == "local" for state in states(item, (scale,)))
+
+
+def _run(jobs, workers: int, dask: str, ship: bool) -> int:
+    """Execute, report each item in a line, ship what went well; the exit status."""
+    if dask:
+        from dgnb.dask_runner import run_on_dask as execute_all
+    else:
+        from dgnb.runner import run_jobs as execute_all
+    from dgnb.runner import STOPPED
+    started, count = time.time(), [0]
+
+    def report(outcome) -> None:
+        count[0] += 1
+        what = "failed" if not outcome.ok else "drawn" + (f" ({outcome.note})" if outcome.note else "")
+        say(f"[{count[0]}/{len(jobs)}] {outcome.item} {outcome.scale}: {what} in {outcome.seconds:.1f} s")
+
+    say(f"{len(jobs)} item{'' if len(jobs) == 1 else 's'}, {workers if not dask else dask} {'workers' if not dask else ''}".rstrip())
+    outcomes = execute_all(jobs, dask, report) if dask else execute_all(jobs, workers, report)
+    by_item, failed = {job.item: job for job in jobs}, []
+    for outcome in outcomes:
+        if outcome.ok and ship:
+            outcome = _shipped(by_item[outcome.item], outcome)
+        failed += [] if outcome.ok else [outcome]
+    for outcome in failed:
+        say(f"failed: {outcome.item} {outcome.scale}: {outcome.cause}")
+    done = [outcome for outcome in outcomes if outcome.ok]
+    say(f"{len(done)} of {len(jobs)} done in {time.time() - started:.0f} s" + (f", in {Path(done[0].folder).parents[1]}" if done else ""))
+    stopped = len(outcomes) < len(jobs) or any(outcome.cause == STOPPED for outcome in outcomes)
+    return 130 if stopped else 1 if failed else 0
+
+
+def _shipped(job, outcome):
+    """The outcome after shipping; a failure to ship is the item's failure."""
+    from dataclasses import replace
+
+    from dgnb.shipping import ship
+    try:
+        say(f"shipped {job.item} to {ship(job)}")
+    except (ValueError, OSError) as error:
+        return replace(outcome, ok=False, cause=f"not shipped: {error}")
+    return outcome
+
+
+@app.command()
+def status(
+    item: Annotated[Optional[str], typer.Argument(metavar="ITEM", help="one item only")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="minutes from nothing, at each scale")] = False,
+    scale: Annotated[str, typer.Option(help="one scale only")] = "",
+):
+    """What is fresh, stale, missing, failed or not run, and why; with --cost how many minutes everything takes."""
+    from dgnb.freshness import states
+    catalogue = load_catalogue()
+    items = [catalogue[item]] if item else list(catalogue)
+    if cost:
+        return _cost(items)
+    scales = (one_of(scale, SCALE_NAMES, "scale"),) if scale else SCALE_NAMES
+    found = [state for one in items for state in states(one, scales)]
+    seconds = lambda s: "" if s.seconds is None else f"{s.seconds:.1f} s"
+    for line in columns([[s.item, s.scale, s.place, s.state, seconds(s), s.why] for s in found]):
+        say(line)
+
+
+def _cost(items) -> None:
+    """Minutes of each built item at each scale, and their sums; what was not measured is a question mark."""
+    rows = [["minutes from nothing", *SCALE_NAMES, ""]]
+    show = lambda minutes: "?" if minutes is None else f"{minutes:g}"
+    built = [item for item in items if item.built]
+    rows += [[item.id, *(show(item.scales[name].minutes) for name in SCALE_NAMES), ""] for item in built]
+    known = {name: [item.scales[name].minutes for item in built if item.scales[name].minutes is not None] for name in SCALE_NAMES}
+    rows += [["sum of those measured", *(f"{sum(known[name]):g}" for name in SCALE_NAMES), ""]]
+    for line in columns(rows):
+        say(line)
+    say(f"{len(items) - len(built)} planned items have no cost yet")
+
+
+@data_app.command("make")
+def data_make(
+    world: Annotated[str, typer.Argument(help="a synthetic world, e.g. mannequin-market")],
+    folder: Annotated[Path, typer.Argument(help="where to write it")],
+    scale: ScaleOption = "smoke",
+    seed: Annotated[int, typer.Option(help="another world of the same kind")] = 0,
+    size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="image size in pixels, e.g. 128x64")] = "",
+):
+    """Write a synthetic world in the official layout of the set it stands in for, so that any re-ID software reads it."""
+    one_of(scale, SCALE_NAMES, "scale")
+    sizes = dict(zip(("height", "width"), _size(size))) if size else {}
+    from dgnb.image_sets import write_image_set
+    from dgnb.worlds import make_world
+    made = make_world(world, scale=scale, seed=seed, **sizes)
+    write_image_set(made, folder)
+    say(f"{made.name}: {len(made.train)} train, {len(made.query)} query, {len(made.gallery)} gallery images in {folder}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"--size takes HEIGHTxWIDTH, e.g. 128x64, found {text!r}")
+    return int(height), int(width)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="root folder of a data set")],
+    name: Annotated[str, typer.Option("--set", help="which set it is; found out from the folder when left out")] = "",
+):
+    """Read a data set, compare its counts with the published ones, and name what is missing or damaged."""
+    from dgnb.image_sets import check_report, format_report, open_set
+    report = check_report(open_set(folder, name) if name else open_set(folder))
+    say(format_report(report))
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+@app.command()
+def evaluate(
+    features: Annotated[Path, typer.Option(metavar="F.npz", help="query_features, query_ids, query_cameras and the same for gallery_")],
+    json_output: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+):
+    """Rank anyone's features: CMC, mAP under both rules for average precision, mINP, and which queries counted."""
+    from dgnb.retrieval import evaluate_file
+    say(evaluate_file(features, as_json=json_output))
+
+
+@app.command()
+def verify(
+    item: ItemName,
+    only: Annotated[str, typer.Option("--run", help="only runs whose name or key begins so")] = "",
+    shortest: Annotated[bool, typer.Option("--shortest", help="only the run that took least time")] = False,
+):
+    """Train an item's shipped runs again from nothing and compare their metrics with what was shipped."""
+    from dgnb.verify import verify_item
+    raise typer.Exit(0 if verify_item(load_catalogue()[item], only, shortest, say) else 1)
+
+
+@app.command()
+def new(item: ItemName):
+    """Write a result notebook for an item from the template; never overwrites."""
+    from dgnb.template import new_notebook
+    say(f"wrote {new_notebook(load_catalogue()[item])}; set the item's notebook and status in the catalogue")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line; DGNB_DEBUG=1 shows where they came from."""
+    try:
+        app(standalone_mode=True)
+    except (ValueError, OSError, RuntimeError, LookupError, ImportError) as error:
+        if os.environ.get("DGNB_DEBUG"):
+            raise
+        print(f"dgnb: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What result notebooks need: ask for runs, collect tables, figures and verdicts, and write them with the record of how they came about.
+
+A result notebook's parameters cell says *what* is computed (`item`, `scale`, `seeds`, `data`, ... as plain `name = value  # help` lines).
+*How* it is computed never changes a result and comes from the environment, which `dgnb run` sets from its options:
+`DGNB_OUT` (folder to write to), `DGNB_TRAIN=1` (train missing runs), `DGNB_FRESH` (1, or a Unix time: train again every run older
+than it), and for training itself `DGNB_DEVICES`, `DGNB_NODES`, `DGNB_PRECISION`, `DGNB_THREADS` (see the training loop's lesson).
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from dgnb.catalogue import SCALE_NAMES, Item, load_catalogue, one_of
+from dgnb.freshness import inputs_of
+from dgnb.paths import figures_dir
+
+VERDICTS = ("holds", "fails", "within noise", "not run")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class How:
+    """How to compute, from the environment; none of it changes a result."""
+    out: str = ""  # folder to write to; "" = the ignored figures folder
+    train: bool = False  # train runs that are missing
+    fresh: float = 0.0  # train again every run older than this Unix time; 0 = none
+
+
+def how() -> How:
+    """Read `How` from the DGNB_* variables; a ValueError names one that cannot be read."""
+    env = os.environ
+    fresh = env.get("DGNB_FRESH") or "0"
+    try:
+        since = time.time() if fresh == "1" else float(fresh)
+    except ValueError:
+        raise ValueError(f"DGNB_FRESH must be 1 or a Unix time, found {fresh!r}") from None
+    return How(env.get("DGNB_OUT", ""), env.get("DGNB_TRAIN", "") not in ("", "0"), since)
+
+
+class Line(str):
+    """One line of Markdown that a notebook shows as such."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Result:
+    """One item at one scale, being made: ask it for runs, give it tables, figures and verdicts, then `save()`."""
+
+    def __init__(self, item: str, scale: str, parameters: Mapping[str, Any]):
+        self.row: Item = load_catalogue()[item]
+        self.scale = one_of(scale, SCALE_NAMES, "scale")
+        self.parameters = {"item": item, "scale": scale, **parameters}
+        self.how, self.started = how(), time.perf_counter()
+        self.date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.folder = Path(self.how.out) if self.how.out else figures_dir() / item / scale
+        self.runs, self.missing, self.data = {}, {}, {}
+        self.tables, self.figures, self.claims = {}, {}, []
+
+    def header(self, *data) -> Line:
+        """The provenance line for under the title; `data` are the sets used (see `uses`)."""
+        for one in data:
+            self.uses(one)
+        sets = ", ".join(self.data) or str(self.parameters.get("data") or "synthetic data")
+        return Line(f"`{self.row.id}` at scale **{self.scale}** on {sets}, made {self.date[:10]}.")
+
+    def uses(self, data) -> None:
+        """Record a data set (anything with a `name` and a `fingerprint`)."""
+        self.data[data.name] = str(data.fingerprint)
+
+    def run(self, spec):
+        """The run of that spec from the store, or None where it was never trained (it is then listed as not run, with its command)."""
+        from dgnb.run_store import MissingRun, RunStore
+        try:
+            run = RunStore(command=self.command).get(spec, train=self.how.train, fresh=self.how.fresh)
+        except MissingRun:
+            self.missing[spec.key] = spec
+            return None
+        self.runs[spec.key] = run
+        return run
+
+    @property
+    def command(self) -> str:
+        """The command that trains what is missing and draws again."""
+        return f"dgnb run {self.row.id} --scale {self.scale} --train"
+
+    def not_run(self) -> Line:
+        """What was not run and how to run it; an empty line when nothing is missing."""
+        if not self.missing:
+            return Line("")
+        names = ", ".join(sorted({spec.recipe for spec in self.missing.values()}))
+        return Line(f"*Not run*: {len(self.missing)} run{'s' if len(self.missing) > 1 else ''} ({names}). Train with `{self.command}`.")
+
+    def table(self, frame, name: str = "table"):
+        """Keep a table (a pandas frame) for `NAME.csv` and `NAME.md`, and give it back to be shown."""
+        self.tables[_new(name, self.tables, "table")] = frame
+        return frame
+
+    def figure(self, fig, alt: str, name: str = "figure"):
+        """Keep a Matplotlib figure for `NAME.png` and `.svg`, and show it; alt text is required."""
+        from dgnb.figures import show
+        self.figures[_new(name, self.figures, "figure")] = (fig, alt)
+        return show(fig, alt=alt)
+
+    def claim(
+        self,
+        name: str,  # id of one of the item's claims in the catalogue
+        verdict: str,  # one of VERDICTS
+        effect: float | None = None,  # mean difference, in the unit of the metric
+        interval: Sequence[float] | None = None,  # 95 % interval of the difference (low, high)
+        spread: float | None = None,  # standard deviation of the effect over seeds
+        data: str = "",  # data set it was checked on
+        note: str = "",  # what a reader must know, one sentence
+    ) -> dict[str, Any]:
+        """Record a verdict on one of the item's claims; ValueError for an unknown claim or verdict, or a verdict its interval contradicts."""
+        claim = self.row.claim(name)
+        one_of(verdict, VERDICTS, "verdict")
+        interval = None if interval is None else [float(interval[0]), float(interval[1])]
+        found = dict(id=name, text=claim.text, verdict=verdict, effect=_number(effect), interval=interval, spread=_number(spread), data=data, note=note)
+        self.claims = [c for c in self.claims if (c["id"], c["data"]) != (name, data)] + [found]
+        return found
+
+    def check(
+        self,
+        scores: Mapping[str, Mapping[str, Any]],  # row -> metric -> per-query values, seeds x queries (or queries); rows not run are left out
+        data: str = "",  # data set the scores are from
+    ) -> list[dict[str, Any]]:
+        """Decide every claim of the item that has a `check`, by paired bootstrap over queries; rows that are not there give *not run*."""
+        decided = []
+        for claim in self.row.claims:
+            if claim.check is None:
+                continue
+            a, b = (scores.get(row, {}).get(claim.check.metric) for row in (claim.check.a, claim.check.b))
+            outcome = {"verdict": "not run"} if a is None or b is None else decide(claim.check.kind, a, b, (self.row.id, claim.id, data))
+            decided.append(self.claim(claim.id, data=data, **outcome))
+        return decided
+
+    def record(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """How everything was made; what a reader needs to judge it and a machine to know whether it is fresh."""
+        from dgnb.run_store import environment, peak_memory
+        runs = [{"key": key, "name": spec.name, **spec.as_dict()} for key, spec in sorted((k, r.spec) for k, r in self.runs.items())]
+        missing = [{"key": key, "name": spec.name, **spec.as_dict()} for key, spec in sorted(self.missing.items())]
+        seeds = sorted({run["seed"] for run in runs})
+        return {"schema": SCHEMA, "item": self.row.id, "scale": self.scale, "parameters": self.parameters, "runs": runs, "missing": missing,
+                "data": self.data, "seeds": seeds, "claims": self.claims, "figures": {name: alt for name, (_, alt) in self.figures.items()},
+                "files": dict(files), "seconds": round(time.perf_counter() - self.started, 1), "command": self.command, **environment(),
+                "date": self.date, "peak_memory": peak_memory(), "inputs": inputs_of(self.row)}
+
+    def save(self) -> Path:
+        """Write figures, tables and, last of all, record.json; every file is complete or not there. Returns the folder."""
+        from dgnb.figures import save_figure, save_table
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as new:
+            for name, (fig, alt) in self.figures.items():
+                save_figure(fig, new, alt=alt, record={}, name=name)
+            for name, frame in self.tables.items():
+                save_table(frame, new, name)
+            made = [path for path in sorted(Path(new).iterdir()) if path.name != "record.json"]
+            files = {path.name: digest(path) for path in made}
+            record = Path(new, "record.json")
+            record.write_text(json.dumps(self.record(files), indent=1, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
+            for path in [*made, record]:
+                path.replace(self.folder / path.name)
+        return self.folder
+
+
+def start(
+    item: str,  # id in the catalogue
+    scale: str = "smoke",  # smoke, laptop, gpu or paper
+    **parameters,  # everything else in the parameters cell
+) -> Result:
+    """Begin a result; a CatalogueError lists the valid names for an unknown item or scale."""
+    return Result(item, scale, parameters)
+
+
+def decide(
+    kind: str,  # "greater" or "not_greater", as in the catalogue
+    a,  # per-query values of the row claimed to be higher, seeds x queries or queries
+    b,  # those of the other row, over the same queries
+    purpose: Sequence = ("claim",),  # names the resampling, so that it repeats
+) -> dict[str, Any]:  # verdict, effect, interval, spread
+    """The one rule for verdicts: interval of the paired difference above 0 holds, below 0 fails, else within noise."""
+    from dgnb.retrieval import paired_bootstrap
+    result = paired_bootstrap(a, b)
+    return dict(verdict=result.verdict, effect=result.mean, interval=(result.low, result.high), spread=result.spread)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_record(folder: Path | str) -> dict[str, Any] | None:
+    """The record in a folder, or None where there is none or it cannot be read."""
+    try:
+        record = json.loads(Path(folder, "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
+
+
+def shipped_records() -> dict[str, dict[str, Any]]:
+    """Item id -> record of everything that was shipped, in the catalogue's order."""
+    records = {item.id: read_record(figures_dir(ship=True) / item.id) for item in load_catalogue()}
+    return {name: record for name, record in records.items() if record}
+
+
+def summary_table():
+    """Every claim of the built items with its verdict, from the shipped records, as a pandas frame; unchecked claims are *not run*."""
+    import pandas as pd
+    records, rows = shipped_records(), []
+    for item in load_catalogue():
+        record = records.get(item.id, {})
+        for claim in item.claims if item.built else ():
+            found = [c for c in record.get("claims", []) if c["id"] == claim.id] or [{"verdict": "not run"}]
+            rows += [{"item": item.id, "claim": claim.text, "data": c.get("data", ""), "verdict": c["verdict"], "effect": c.get("effect"),
+                      "interval": c.get("interval"), "scale": record.get("scale", "")} for c in found]
+    return pd.DataFrame(rows, columns=["item", "claim", "data", "verdict", "effect", "interval", "scale"])
+
+
+def readme_results() -> Line:
+    """`summary_table()` as a Markdown table for the README: claim, where it was checked, verdict, difference with its interval."""
+    lines = ["| item | claim | data | verdict | difference (95 % interval) |", "|---|---|---|---|---|"]
+    for row in summary_table().to_dict("records"):
+        effect = "" if row["effect"] is None or row["effect"] != row["effect"] else f"{row['effect']:+.3f}"
+        interval = f" ({row['interval'][0]:+.3f}, {row['interval'][1]:+.3f})" if isinstance(row["interval"], list) else ""
+        lines.append(f"| {row['item']} | {row['claim']} | {row['data']} | *{row['verdict']}* | {effect}{interval} |")
+    return Line("\n".join(lines))
+
+
+def _new(name: str, taken: Mapping, what: str) -> str:
+    if name in taken or name == "record" or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"{what} name {name!r} is taken or not a plain word: give another name=")
+    return name
+
+
+def _number(value) -> float | None:
+    return None if value is None else float(value)
+
+
+def _plain(value):
+    """JSON for NumPy numbers and paths."""
+    return value.item() if hasattr(value, "item") else str(value)

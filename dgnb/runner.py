@@ -1,0 +1,325 @@
+"""Running catalogued items: parameters are checked, notebooks execute side by side in warm worker processes, and one failure stops no other.
+
+A worker is a process forked from one that has imported torch, timm and the rest already (`dgnb.warm`), so an item starts in a fraction of
+a second and cannot disturb another. Where processes cannot be forked (macOS, Windows) a worker imports once and keeps for several items.
+"""
+from __future__ import annotations
+
+import ast
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgnb.catalogue import Item, load_catalogue, one_of
+from dgnb.paths import figures_dir
+
+MODES = ("warm", "kernel", "plain")
+NOTEBOOK = "notebook.ipynb"  # the executed copy
+STOPPED = "stopped by Ctrl-C"
+
+
+class RunnerError(ValueError):
+    """A request that cannot be run; one line with the valid forms."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to execute."""
+    item: str
+    scale: str
+    notebook: str  # source file
+    folder: str  # where results and the executed copy go
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    mode: str = "warm"  # one of MODES
+    environment: Mapping[str, str] = field(default_factory=dict)  # the whole environment it runs in
+    threads: int = 1  # CPU threads
+    show: bool = False  # print what cells print on the terminal as well
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it went."""
+    item: str
+    scale: str
+    ok: bool
+    cause: str = ""  # one line; "" when all is well
+    note: str = ""  # e.g. how many runs are not run
+    seconds: float = 0.0
+    folder: str = ""
+
+
+# ---------------------------------------------------------------------------------------------------- parameters
+
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """Name -> default of everything assigned in the cell tagged `parameters`; RunnerError names a line that papermill could not set."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunnerError(f"{notebook} cannot be read as a notebook: {error}") from None
+    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise RunnerError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
+    found: dict[str, Any] = {}
+    for statement in ast.parse(sources[0]).body:
+        try:
+            (target,) = statement.targets
+            found[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            raise RunnerError(f"{notebook.name}, parameters cell: write `name = value  # help`, not {ast.unparse(statement)!r}") from None
+    return found
+
+
+def _agrees(value: Any, default: Any) -> bool:
+    """Whether a value has the type of the default it replaces."""
+    if default is None:
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, list):
+        return isinstance(value, list) and (not default or all(_agrees(v, default[0]) for v in value))
+    return isinstance(value, type(default))
+
+
+def parse_value(text: str, default: Any) -> Any:
+    """The value of `-p name=text`, read as the type of the default: Python or YAML notation."""
+    if isinstance(default, str):
+        return text
+    for read in (ast.literal_eval, yaml.safe_load):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, yaml.YAMLError):
+            continue
+        value = list(value) if isinstance(value, tuple) else value
+        if _agrees(value, default):
+            return value
+    return text
+
+
+def checked_parameters(item: Item, notebook: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """`wanted` if the notebook declares every name with that type and the catalogue allows the value; else a RunnerError."""
+    declared = parameters_of(notebook)
+    for name, value in wanted.items():
+        one_of(name, declared, f"parameter of {item.id}")
+        if not _agrees(value, declared[name]):
+            raise RunnerError(f"{item.id}: {name} must be {type(declared[name]).__name__} like its default {declared[name]!r}, found {value!r}")
+        for one in (value if isinstance(value, list) else [value]) if name in item.choices else ():
+            one_of(one, item.choices[name], f"value of {name}")
+    return dict(wanted)
+
+
+def plan(
+    item: Item,  # what to run
+    scale: str,  # at which scale
+    overrides: Mapping[str, str] = {},  # parameter -> text, as given on the command line
+    how: Mapping[str, str] = {},  # DGNB_* variables to set
+    data: str = "",  # root folder of a real set, for the notebook's `data` parameter
+    **options,  # further fields of Job
+) -> Job:
+    """The job for an item; RunnerError or CatalogueError for unknown names and values."""
+    one_of(scale, item.scales, "scale")
+    notebook = load_catalogue().notebook(item)
+    declared = parameters_of(notebook)
+    given = {name: parse_value(text, declared.get(name)) for name, text in overrides.items()}
+    for name in ("item", "scale"):
+        if name in given:
+            raise RunnerError(f"-p {name}=... is not allowed: name the item and use --scale")
+    if data and "data" not in declared:
+        raise RunnerError(f"{item.id} takes no data folder: its notebook has no parameter `data`")
+    own = {name: value for name, value in {"item": item.id, "scale": scale}.items() if name in declared}
+    wanted = {**own, **item.scales[scale].parameters, **({"data": data} if data else {}), **given}
+    folder = str(figures_dir() / item.id / scale)
+    environment = {**os.environ, **how, "DGNB_OUT": folder}
+    return Job(item.id, scale, str(notebook), folder, checked_parameters(item, notebook, wanted), environment=environment, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- one notebook
+
+def _ipc(stack: str) -> dict[str, Any]:
+    """Engine options for a kernel that talks through sockets of its own, so that kernels side by side cannot meet."""
+    from traitlets.config import Config
+    return {} if os.name == "nt" else {"config": Config(KernelManager={"transport": "ipc", "ip": os.path.join(stack, "k")})}
+
+
+def _papermill(job: Job) -> None:
+    """Execute through papermill, in this process or in a kernel."""
+    import logging
+
+    import nbformat
+    import papermill
+
+    from dgnb import engine
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    source = nbformat.read(job.notebook, as_version=4)
+    output = str(Path(job.folder, NOTEBOOK)).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
+    with tempfile.TemporaryDirectory(prefix="k") as sockets:
+        own = {"engine_name": engine.ENGINE, "show": job.show} if job.mode == "warm" else _ipc(sockets)
+        papermill.execute_notebook(source, output, dict(job.parameters), kernel_name="python3", progress_bar=False,
+                                   cwd=str(Path(job.notebook).parent), **own)
+
+
+def _cause(error: BaseException) -> str:
+    """An exception in one line; of a cell's, the cell and what it raised."""
+    text = f"{type(error).__name__}: {error}"
+    if hasattr(error, "ename"):
+        text = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    return " ".join(text.split())[:300]
+
+
+def _differing(job: Job, record: Mapping[str, Any]) -> list[str]:
+    """Requested parameters that the record does not confirm."""
+    return [f"{name}={record['parameters'].get(name)!r}" for name, value in job.parameters.items() if record["parameters"].get(name) != value]
+
+
+def _verdict(job: Job, started: float) -> tuple[str, str]:
+    """(cause, note) from the record that the notebook wrote."""
+    from dgnb.results import read_record
+    file, record = Path(job.folder, "record.json"), read_record(job.folder)
+    if record is None or file.stat().st_mtime < started - 2:
+        return "the notebook ended without result.save(): it wrote no record.json", ""
+    if other := _differing(job, record):
+        return f"the record has other parameters than were asked for: {', '.join(other)}", ""
+    missing = len(record["missing"])
+    return "", f"{missing} run{'s' if missing > 1 else ''} not run: {record['command']}" if missing else ""
+
+
+def execute(job: Job) -> Outcome:
+    """Execute one notebook in this process and write `outcome.json` beside its results; never raises for what the notebook does."""
+    from dgnb import engine
+    folder, started, cause, note = Path(job.folder), time.time(), "", ""
+    with engine.kept():
+        os.environ.clear()
+        os.environ.update({**job.environment, "OMP_NUM_THREADS": str(job.threads)})
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(job.threads)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            engine.run_plain(Path(job.notebook), job.parameters) if job.mode == "plain" else _papermill(job)
+            cause, note = _verdict(job, started)
+        except Exception as error:
+            cause = str(error) if isinstance(error, engine.CellFailed) else _cause(error)
+    outcome = Outcome(job.item, job.scale, not cause, cause, note, round(time.time() - started, 1), job.folder)
+    return _written(outcome)
+
+
+def _written(outcome: Outcome) -> Outcome:
+    """Leave the outcome beside the results, for `dgnb status`."""
+    try:
+        file = Path(outcome.folder, "outcome.json")
+        file.with_suffix(".new").write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".new").replace(file)
+    except OSError as error:
+        return Outcome(**{**asdict(outcome), "ok": False, "cause": outcome.cause or _cause(error)})
+    return outcome
+
+
+# ---------------------------------------------------------------------------------------------------- side by side
+
+def _serve(connection) -> None:
+    """A worker's life: execute what comes until None does. Ctrl-C is for the parent to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while (job := connection.recv()) is not None:
+        connection.send(execute(job))
+
+
+class _Worker:
+    """One process at a time that executes jobs."""
+
+    def __init__(self, context, keep: bool):
+        self.context, self.keep, self.process = context, keep, None
+
+    def _start(self) -> None:
+        self.connection, theirs = self.context.Pipe()
+        self.process = self.context.Process(target=_serve, args=(theirs,))
+        self.process.start()
+        theirs.close()
+
+    def run(self, job: Job) -> Outcome:
+        """Execute in the worker; a worker that dies fails its job alone."""
+        started = time.time()
+        if self.process is None:
+            self._start()
+        try:
+            self.connection.send(job)
+            outcome = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code, self.process = self.process.exitcode, None
+            cause = f"its worker was killed by {signal.Signals(-code).name}" if code and code < 0 else f"its worker ended with code {code}"
+            outcome = _written(Outcome(job.item, job.scale, False, cause, "", round(time.time() - started, 1), job.folder))
+        if not self.keep:
+            self.close()
+        return outcome
+
+    def close(self) -> None:
+        """Let the process end."""
+        if self.process is not None:
+            self.connection.send(None)
+            self.process.join()
+            self.process = None
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self.process is not None:
+            self.process.terminate()
+
+
+def _context(warm: bool):
+    """(multiprocessing context, whether workers are kept): forked from a warm process where that is safe."""
+    if sys.platform.startswith("linux"):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["dgnb.warm" if warm else "dgnb.engine"])
+        return context, False
+    return multiprocessing.get_context("spawn"), True
+
+
+def run_jobs(
+    jobs: Sequence[Job],  # what to execute
+    workers: int = 1,  # processes side by side
+    report: Callable[[Outcome], None] = lambda outcome: None,  # called as each one ends
+) -> list[Outcome]:
+    """Execute all jobs and return their outcomes in order; on Ctrl-C what runs is ended, what is finished stays, and the rest is missing."""
+    context, keep = _context(any(job.mode != "kernel" for job in jobs))
+    crew, idle, done, lock = [], [], {}, threading.Lock()
+
+    def one(index: int) -> None:
+        with lock:
+            worker = idle.pop() if idle else _Worker(context, keep)
+            crew.append(worker)
+        done[index] = worker.run(jobs[index])
+        report(done[index])
+        with lock:
+            idle.append(worker)
+
+    pool = ThreadPoolExecutor(max(1, min(workers, len(jobs) or 1)))
+    try:
+        for future in [pool.submit(one, index) for index in range(len(jobs))]:
+            future.result()
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(crew):
+            worker.kill()
+    finally:
+        pool.shutdown(wait=True)
+        for worker in set(idle):
+            worker.close()
+    return [done[index] for index in sorted(done)]
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,251 @@
+"""Running notebooks: warm workers against papermill's real kernel, isolation, failures, parameters, shipping, freshness."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from tiny import PARAMETERS, SAVE, START, executed, make_project, row, write_catalogue, write_notebook
+
+from dgnb.catalogue import CatalogueError, load_catalogue
+from dgnb.freshness import states
+from dgnb.results import read_record
+from dgnb.runner import Job, RunnerError, parameters_of, parse_value, plan, run_jobs
+from dgnb.shipping import ship, ship_notebook
+
+SHOWY = """print("one")
+import sys
+print("two", file=sys.stderr)
+from IPython.display import Markdown, display
+display(Markdown("*three*"))
+print("four")
+{"five": 5}"""
+PLOT = """import matplotlib.pyplot as plt
+plt.plot([1, 2]);"""
+
+
+def jobs_of(*names: str, **options) -> list[Job]:
+    return [plan(load_catalogue()[f"tiny-{name}"], "smoke", **options) for name in names]
+
+
+def shown(notebook) -> list:
+    """What every code cell stored, without what differs between any two executions."""
+    return [[(o["output_type"], o.get("name"), "".join(o.get("text", "")), dict(o.get("data", {}))) for o in cell["outputs"]]
+            for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_warm_worker_stores_what_a_kernel_stores(tmp_path, monkeypatch):
+    """The same outputs, in the same order, as papermill's own kernel; two kernels at once do not meet."""
+    make_project(tmp_path, monkeypatch, a=(SHOWY, PLOT), b=("rate * 2",))
+    assert [o.cause for o in run_jobs(jobs_of("a"), 1)] == [""]
+    warm = shown(executed(tmp_path, "tiny-a"))
+    assert all(o.ok for o in run_jobs(jobs_of("a", mode="kernel") + jobs_of("b", mode="kernel"), 2))
+    kernel = shown(executed(tmp_path, "tiny-a"))
+    assert warm[3][0][:3] == ("stream", "stdout", "one\n")
+    assert [o[0] for o in warm[3]] == ["stream", "stream", "display_data", "stream", "execute_result"]
+    assert warm[4][-1][3]["image/png"].startswith("iVBOR")
+    assert json.dumps(warm) == json.dumps(kernel)
+
+
+def test_one_failure_stops_no_other(tmp_path, monkeypatch):
+    """An exception, a dead process and a forgotten save() fail their own items, with a cause in one line."""
+    make_project(tmp_path, monkeypatch, a=("1 / 0", "never = 1"), b=("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",), c=("x = 1",))
+    write_notebook(tmp_path / "nbs" / "d.ipynb", "y = 1")
+    write_catalogue(tmp_path, {**{f"tiny-{n}": row(f"nbs/{n}.ipynb") for n in "abcd"}})
+    seen = []
+    a, b, c, d = run_jobs(jobs_of("a", "b", "c", "d"), 2, seen.append)
+    assert sorted(o.item for o in seen) == ["tiny-a", "tiny-b", "tiny-c", "tiny-d"]
+    assert not a.ok and "ZeroDivisionError: division by zero" in a.cause and "\n" not in a.cause and "cell" in a.cause
+    assert not b.ok and "SIGKILL" in b.cause
+    assert c.ok and read_record(c.folder)["parameters"]["rate"] == 0.5
+    assert not d.ok and "result.save()" in d.cause
+    cells = executed(tmp_path, "tiny-a").cells
+    assert any("papermill-error-cell-tag" in cell.metadata.get("tags", []) for cell in cells)
+    assert [o.state for n in "abcd" for o in states(load_catalogue()[f"tiny-{n}"], ("smoke",))] == ["failed", "failed", "fresh", "failed"]
+
+
+def test_notebooks_do_not_see_each_other(tmp_path, monkeypatch):
+    """Names, patched modules, random state, folder and environment of one notebook are gone in the next."""
+    dirty = "import os, math, random; leak = 1; math.pi = 3; random.random(); os.environ['LEAK'] = '1'; os.chdir('/')"
+    clean = ("import os, math, random, pathlib\nassert 'leak' not in globals() and math.pi > 3.1 and 'LEAK' not in os.environ\n"
+             "assert (pathlib.Path.cwd() / 'b.ipynb').exists()\nr = random.random()\nr")
+    make_project(tmp_path, monkeypatch, a=(dirty,), b=(clean,))
+    first, second, third = run_jobs(jobs_of("b", "a", "b"), 1)
+    assert first.ok and second.ok and third.ok, third.cause
+
+
+def test_notebooks_do_not_see_each_other_in_one_process(tmp_path, monkeypatch):
+    """Where workers are kept for several notebooks, the same holds but for patched modules."""
+    dirty = "import os, random, torch; leak = 1; random.random(); os.environ['LEAK'] = '1'; os.chdir('/'); torch.set_num_threads(3); torch.set_default_dtype(torch.float64)"
+    clean = ("import os, random, torch\nassert 'leak' not in globals() and 'LEAK' not in os.environ and os.getcwd() != '/'\n"
+             "assert torch.tensor(1.).dtype == torch.float32 and torch.get_num_threads() == 1\nrandom.random()")
+    make_project(tmp_path, monkeypatch, a=(dirty,), b=(clean,))
+    import dgnb.runner as runner
+    before = (os.getcwd(), dict(os.environ), sys.stdout, sys.modules["__main__"])
+    outcomes = [runner.execute(job) for job in jobs_of("b", "a", "b")]
+    assert [o.cause for o in outcomes] == ["", "", ""]
+    assert before == (os.getcwd(), dict(os.environ), sys.stdout, sys.modules["__main__"])
+    first, last = shown(executed(tmp_path, "tiny-b")), outcomes[0]
+    assert first[3][0][0] == "execute_result" and last.ok
+
+
+def test_plain_needs_no_jupyter(tmp_path, monkeypatch):
+    """The code runs and writes its record without papermill and IPython; a failing cell is named."""
+    make_project(tmp_path, monkeypatch, a=("x = rate * 2",), b=("raise KeyError('gone')",))
+    good, bad = run_jobs([plan(load_catalogue()[i], "smoke", {"rate": "2"}, mode="plain") for i in ("tiny-a", "tiny-b")], 1)
+    assert good.ok and read_record(good.folder)["parameters"]["rate"] == 2
+    assert not bad.ok and "cell 4: KeyError" in bad.cause
+    block = "import sys\nfor m in ('papermill', 'IPython', 'nbformat', 'ipykernel', 'execnb', 'nbdev'): sys.modules[m] = None\n"
+    code = block + "from dgnb.runner import *\nfrom dgnb.catalogue import load_catalogue as l\nprint(execute(plan(l()['tiny-a'], 'smoke', mode='plain')).ok)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
+    """Ctrl-C ends what runs within seconds; the finished item stays finished and the waiting one is not begun."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",), b=("import time; time.sleep(60)",), c=("x = 1",))
+
+    def stop_after_first(outcome):
+        if outcome.item == "tiny-a":
+            threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    started = time.time()
+    outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1, stop_after_first)}
+    assert time.time() - started < 30
+    assert outcomes["tiny-a"].ok and not outcomes["tiny-b"].ok and "tiny-c" not in outcomes
+    assert read_record(outcomes["tiny-a"].folder)
+
+
+def test_parameters_are_checked(tmp_path, monkeypatch):
+    """Unknown names, wrong types and values outside the choices are refused, with what is valid."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", choices={"name": ["x", "yes"]})})
+    item = load_catalogue()["tiny-a"]
+    with pytest.raises(CatalogueError, match="unknown parameter of tiny-a 'ratte'. Did you mean rate"):
+        plan(item, "smoke", {"ratte": "1"})
+    with pytest.raises(RunnerError, match="seeds must be list"):
+        plan(item, "smoke", {"seeds": "many"})
+    with pytest.raises(RunnerError, match="flag must be bool"):
+        plan(item, "smoke", {"flag": "1"})
+    with pytest.raises(CatalogueError, match="unknown value of name 'no'.*Valid: x, yes"):
+        plan(item, "smoke", {"name": "no"})
+    with pytest.raises(CatalogueError, match="unknown scale 'huge'"):
+        plan(item, "huge")
+    with pytest.raises(RunnerError, match="no parameter `data`"):
+        plan(item, "smoke", data="/somewhere")
+    with pytest.raises(RunnerError, match="use --scale"):
+        plan(item, "smoke", {"scale": "paper"})
+    wanted = plan(item, "laptop", {"seeds": "[1, 2]", "rate": "1e-3", "flag": "true", "name": "yes"}).parameters
+    assert wanted == {"item": "tiny-a", "scale": "laptop", "seeds": [1, 2], "rate": 0.001, "flag": True, "name": "yes"}
+
+
+@pytest.mark.parametrize(("text", "default", "value"), [("3", 1, 3), ("3", 1.5, 3), ("1e-4", 0.1, 1e-4), ("no", True, False), ("[a, b]", ["x"], ["a", "b"]),
+                                                        ("1,2", [0], [1, 2]), ("3", "x", "3"), ("2.5", 1, "2.5"), ("{a: 1}", {}, {"a": 1}), ("null", None, None)])
+def test_values_are_read_as_their_default(text, default, value):
+    assert parse_value(text, default) == value
+
+
+def test_recorded_parameters_equal_the_requested_ones(tmp_path, monkeypatch):
+    """A notebook that overwrites a parameter fails instead of giving another result than was asked for."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    write_notebook(tmp_path / "nbs" / "a.ipynb", "rate = 9.0", START, SAVE)
+    (outcome,) = run_jobs([plan(load_catalogue()["tiny-a"], "smoke", {"rate": "0.25"})], 1)
+    assert not outcome.ok and "rate=9.0" in outcome.cause
+
+
+@pytest.mark.parametrize("line", ["rate: float = 0.5", "a = b = 1", "x = [i for i in range(3)]", "import os", "x, y = 1, 2"])
+def test_parameter_lines_papermill_cannot_set_are_refused(tmp_path, line):
+    file = write_notebook(tmp_path / "n.ipynb", parameters=line)
+    with pytest.raises(RunnerError, match="write `name = value"):
+        parameters_of(file)
+
+
+def test_parameters_are_those_papermill_sees(tmp_path):
+    import papermill
+    file = write_notebook(tmp_path / "n.ipynb")
+    assert parameters_of(file).keys() == papermill.inspect_notebook(str(file)).keys()
+    assert parameters_of(file)["seeds"] == [0]
+
+
+def test_notebook_without_one_parameters_cell_is_refused(tmp_path):
+    file = write_notebook(tmp_path / "n.ipynb")
+    raw = json.loads(file.read_text())
+    raw["cells"][1]["metadata"] = {}
+    file.write_text(json.dumps(raw))
+    with pytest.raises(RunnerError, match="0 cells tagged 'parameters'"):
+        parameters_of(file)
+
+
+def test_shipping_keeps_source_and_stores_outputs(tmp_path, monkeypatch):
+    """Files arrive, outputs land in their cells, ids and the smoke defaults stay, nothing is injected, and nbdev_clean has nothing left to do."""
+    make_project(tmp_path, monkeypatch, a=(SHOWY, "result.table(__import__('pandas').DataFrame({'x': [1]}))", "object()"))
+    notebook = tmp_path / "nbs" / "a.ipynb"
+    before = nbformat.read(notebook, as_version=4)
+    (job,) = [plan(load_catalogue()["tiny-a"], "laptop")]
+    (outcome,) = run_jobs([job], 1)
+    assert outcome.ok, outcome.cause
+    target = ship(job)
+    assert target == tmp_path / "figures" / "tiny-a" and (target / "table.csv").is_file() and read_record(target)["scale"] == "laptop"
+    after = nbformat.read(notebook, as_version=4)
+    assert [(c.id, c.source) for c in after.cells] == [(c.id, c.source) for c in before.cells]
+    assert 'scale = "smoke"' in after.cells[1].source and after.cells[1].metadata.tags == ["parameters"]
+    assert "papermill" not in notebook.read_text() and "laptop" in json.dumps(after.cells[2].outputs)
+    text = notebook.read_text()
+    (tmp_path / "settings.ini").write_text((Path(__file__).parents[1] / "settings.ini").read_text())
+    subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean('nbs/a.ipynb')"], cwd=tmp_path, check=True, capture_output=True)
+    assert notebook.read_text() == text
+    assert [s.state for s in states(load_catalogue()["tiny-a"], ("laptop",))] == ["fresh", "fresh"]
+
+
+def test_shipping_refuses_smoke_and_foreign_copies(tmp_path, monkeypatch):
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    (job,) = jobs_of("a")
+    run_jobs([job], 1)
+    with pytest.raises(RunnerError, match="only shows that things are connected"):
+        ship(job)
+    changed = write_notebook(tmp_path / "nbs" / "other.ipynb", "x = 1")
+    with pytest.raises(RunnerError, match="changed while it ran"):
+        ship_notebook(changed, Path(job.folder, "notebook.ipynb"))
+
+
+def test_status_says_why(tmp_path, monkeypatch):
+    """Each kind of change is named; comments in the notebook's outputs or in the package change nothing."""
+    make_project(tmp_path, monkeypatch, a=("result.table(__import__('pandas').DataFrame({'x': [1]}));",))
+    state = lambda: states(load_catalogue()["tiny-a"], ("smoke",))[0]
+    assert state().state == "not run" and "dgnb run tiny-a --scale smoke" in state().why
+    (job,) = jobs_of("a")
+    run_jobs([job], 1)
+    assert state().state == "fresh"
+    notebook = tmp_path / "nbs" / "a.ipynb"
+    raw = notebook.read_text()
+    notebook.write_text(raw.replace("# a switch", "# a lever"))
+    assert (state().state, state().why) == ("stale", "notebook changed")
+    notebook.write_text(raw)
+    catalogue = tmp_path / "nbs" / "experiments.yaml"
+    rows = catalogue.read_text()
+    catalogue.write_text(rows.replace("A tiny thing.", "Another thing."))
+    assert (state().state, state().why) == ("stale", "catalogue row changed")
+    catalogue.write_text(rows.replace("- 0\n", "- 1\n", 1))
+    assert (state().state, state().why) == ("stale", "made with other parameters: seeds=[0]")
+    catalogue.write_text(rows)
+    table = Path(job.folder, "table.csv")
+    kept = table.read_bytes()
+    table.write_bytes(kept[:-1])
+    assert (state().state, state().why) == ("missing", "file gone or damaged: table.csv")
+    table.write_bytes(kept)
+    record = json.loads(Path(job.folder, "record.json").read_text())
+    gone = {**record, "runs": [{"name": "toy-123", "seed": 0}]}
+    Path(job.folder, "record.json").write_text(json.dumps(gone))
+    assert (state().state, state().why) == ("missing", "run gone: toy-123")
+    for name in ("runs", "missing"):
+        record[name] = [{"name": "toy-123", "seed": 0}]
+    (tmp_path / "runs" / "toy-123").mkdir(parents=True)
+    (tmp_path / "runs" / "toy-123" / "record.json").write_text("{}")
+    Path(job.folder, "record.json").write_text(json.dumps(record))
+    assert (state().state, state().why) == ("stale", "run now there: toy-123")
