@@ -93,9 +93,9 @@ class _Capsules:
         self.n = n
         self.data = dict(a=np.zeros((n, k, 3)), b=np.zeros((n, k, 3)), radius=np.zeros((n, k, 2)), scale=np.ones((n, k, 3)),
                          front=np.zeros((n, k, 3)) + FRONT, on=np.zeros((n, k), bool), part=np.zeros((n, k, 2), np.int64),
-                         split=np.full((n, k), 2.0), along=np.zeros((n, k, 2)))
+                         split=np.full((n, k), 2.0), along=np.zeros((n, k, 2)), hem=np.full((n, k), np.nan))
 
-    def add(self, slot, a, b, radius, part, scale=(1, 1, 1), front=FRONT, on=True, split=2.0, along=None):
+    def add(self, slot, a, b, radius, part, scale=(1, 1, 1), front=FRONT, on=True, split=2.0, along=None, hem=np.nan):
         "Fill a slot: ends `a`, `b`; radii; parts before and after the split along the axis; metric range along the axis."
         k, data = SLOTS.index(slot), self.data
         data["a"][:, k], data["b"][:, k], data["on"][:, k], data["front"][:, k] = a, b, on, front
@@ -105,7 +105,7 @@ class _Capsules:
             data["scale"][:, k, column] = value
         for column, value in enumerate(part if isinstance(part, tuple) else (part, part)):
             data["part"][:, k, column] = value
-        data["split"][:, k] = split
+        data["split"][:, k], data["hem"][:, k] = split, hem
         along = along or (0.0, np.linalg.norm(np.asarray(b) - a, axis=-1))
         data["along"][:, k, 0], data["along"][:, k, 1] = along
 
@@ -114,11 +114,11 @@ def _trunk(caps, size, joints, looks):
     "Pelvis, chest, shoulders; what hangs over the hips belongs to the upper garment."
     depth, coat = size["depth"], looks["upper_type"] == 3
     bulk = 1.0 + 0.05 * np.isin(looks["upper_type"], (2, 3)) + 0.04 * coat
-    tucked = np.where(looks["lower_type"] == 3, -1.0, np.where(looks["upper_type"] == 0, 0.42, 0.22))
+    hem = np.where((looks["lower_type"] == 3) | coat, -1.0, 0.9 + looks["hem"] - 0.03 * (looks["upper_type"] == 2))
     hip, waist, neck = joints["pelvis"], joints["waist"], joints["neck"]
     low, chest = hip - vector(0, 0.015, 0), neck - vector(0, 0.075, 0)
     caps.add("pelvis", low, waist, (0.97 * size["hips"], size["waist"] * bulk), (LOWER, UPPER), (1, 0.55, depth * 1.02),
-             split=tucked, along=(low[:, 1] - hip[:, 1] + 0.9, waist[:, 1] - hip[:, 1] + 0.9))
+             hem=hem, along=(low[:, 1] - hip[:, 1] + 0.9, waist[:, 1] - hip[:, 1] + 0.9))
     caps.add("chest", waist, chest, (size["waist"] * bulk, size["chest"] * bulk), UPPER, (1, 0.5, depth),
              along=(waist[:, 1] - hip[:, 1] + 0.9, chest[:, 1] - hip[:, 1] + 0.9))
     inset = vector(0.018, 0.018, 0)
@@ -141,26 +141,30 @@ def _arms(caps, size, joints, looks, bulk):
         caps.add(f"{name} hand", wrist + 0.02 * reach, wrist + 0.09 * reach, (0.030, 0.034), SKIN, (0.7, 1, 1.1))
 
 
-def _legs(caps, size, joints, looks):
+def _legs(caps, size, joints, looks, moments):
     "Thighs, shins, feet; trousers are wider than legs."
     kind, girth = looks["lower_type"], size["girth"]
-    long, bare = kind == 0, np.isin(kind, (2, 3))
+    long, bare, coat = kind == 0, np.isin(kind, (2, 3)), looks["upper_type"] == 3
     loose = np.where(long, 1.08, np.where(kind == 1, 1.14, 1.0))
-    hem = np.where(long, 2.0, np.where(kind == 1, 0.80, 0.25))
+    hem = np.where(bare, 0.80, np.where(coat, 0.64, np.where(long, 2.0, 0.80)))
+    first = np.where(kind == 3, UPPER, np.where(bare, LOWER, np.where(coat, UPPER, LOWER)))
+    top_hem = np.where(bare | coat, np.nan, 0.9 + looks["hem"] - 0.03 * (looks["upper_type"] == 2))
+    second = np.where(long & ~bare, LOWER, np.where(coat & (kind == 1), LOWER, SKIN))
     for name in ("left", "right"):
         hip, knee, ankle, toe = (joints[f"{name} {joint}"] for joint in ("hip", "knee", "ankle", "toe"))
-        caps.add(f"{name} thigh", hip, knee, (0.088 * girth * loose, 0.056 * girth ** 0.7 * loose), (LOWER, SKIN), split=hem)
+        caps.add(f"{name} thigh", hip, knee, (0.088 * girth * loose, 0.056 * girth ** 0.7 * loose), (first, second), split=hem,
+                 along=(0.90, 0.90 - size["thigh"]), hem=top_hem)
         caps.add(f"{name} shin", knee, ankle, (0.055 * girth ** 0.7 * np.where(long, 1.1, 1.0), np.where(long, 0.050, 0.034) * girth ** 0.5),
                  (np.where(long, LOWER, SKIN),) * 2, along=(size["thigh"], size["thigh"] + size["shin"]))
         heel = ankle - (toe - ankle) * (0.25, 0, 0.25) - vector(0, 0.035, 0)
         caps.add(f"{name} foot", heel, toe, (0.046, 0.038), SHOES, (0.95, 1, 0.9), front=UP)
     drop = np.where(kind == 3, 0.235, 0.21)
-    hanging = bare | (looks["upper_type"] == 3)
+    hanging = bare | coat
     hem_y = np.where(bare, joints["pelvis"][:, 1] - drop * size["height"], joints["pelvis"][:, 1] - 0.17 * size["height"])
-    wide = np.where(bare, 1.20, 1.06)
+    wide = np.where(bare, 1.22, 1.12)
     part = np.where(kind == 3, UPPER, np.where(bare, LOWER, UPPER))
     top = joints["pelvis"] + vector(0, 0.03, 0)
-    caps.add("flare", top, vector(0, hem_y, 0), (size["hips"] * 1.02, size["hips"] * wide), (part, part), (1, 0.10, size["depth"] * 1.12),
+    caps.add("flare", top, vector(0, hem_y, 0), (size["hips"] * 1.02, size["hips"] * wide), (part, part), (1, 0.10, size["depth"] * 1.15 + 0.22 * moments["stride"] * bare + 0.10 * moments["stride"]),
              on=hanging, along=(0.93, 0.90 + hem_y - joints["pelvis"][:, 1]))
 
 # %% ../nbs/1_foundations/02b_bodies.ipynb #21252972
@@ -176,7 +180,8 @@ def _head(caps, size, joints, body, moments):
     at = lambda x, y, z: c + _turned(vector(x, y, z) + 0 * c, turn)
     front = _turned(vector(0, 0, 1) + 0 * c, turn)
     style = np.array(HAIR_STYLES)[body["hair_style"]]
-    caps.add("neck", joints["neck"] - vector(0, 0.03, 0), c - vector(0, 0.05, 0.012), (0.055 * size["girth"] ** 0.4,) * 2, SKIN)
+    caps.add("neck", joints["neck"] + vector(0, 0.005, -0.01), c - vector(0, 0.05, 0.012), (0.082 * size["girth"] ** 0.4, 0.052 * size["girth"] ** 0.4), (UPPER, SKIN),
+             split=0.30)
     caps.add("head", at(0, -0.040, 0.006), at(0, 0.026, 0), (0.062, 0.078), FACE, (1, 1, 1.16), front)
     thick = np.select([style == "short", style == "bob", style == "long"], [0.084, 0.091, 0.089], 0.085)
     caps.add("hair", at(0, 0.0, -0.026), at(0, 0.034, -0.012), (thick, thick), HAIR, (1, 1, 1.10), front, on=style != "shaved")
@@ -223,7 +228,7 @@ def capsules(
     size, joints = skeleton(body, moments)
     bulk = _trunk(caps, size, joints, looks)
     _arms(caps, size, joints, looks, bulk)
-    _legs(caps, size, joints, looks)
+    _legs(caps, size, joints, looks, moments)
     _head(caps, size, joints, body, moments)
     _bag(caps, size, joints, body)
     return caps.data

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .bodies import BAG, HAIR, LOWER, SLOTS, UPPER
+from .bodies import BAG, HAIR, LOWER, SKIN, SLOTS, UPPER
 from .people import BAGS, uniform
 
 # %% auto #0
@@ -79,11 +79,16 @@ def surface_coordinates(hits, shapes, device):
     put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1)[hits.which]
     along, parts, split = shapes["along"], shapes["part"], put(shapes["split"])
     first, second = put(parts[..., 0]), put(parts[..., 1])
-    part = torch.where(hits.t < split, first, second).to(torch.uint8)
-    low, high = put(along[..., 0]), put(along[..., 1])
-    radius = put(shapes["radius"].mean(-1))
+    low, high, hem = put(along[..., 0]), put(along[..., 1]), put(shapes["hem"])
+    girth = shapes["radius"].mean(-1)
+    radius, bulge = put(girth), put(girth * shapes["scale"][..., 1] * np.sign(along[..., 1] - along[..., 0]))
+    slot, s = hits.which % len(SLOTS), low + hits.t * (high - low) + hits.sphere[1] * bulge
     angle = torch.atan2(hits.sphere[0].contiguous(), hits.sphere[2].contiguous())
-    return Surface(hits.which % len(SLOTS), part, hits.t, low + hits.t * (high - low) + hits.sphere[1] * radius * 0.5, angle, angle * radius, hits.sphere)
+    across = slot == SLOTS.index("shoulders")  # lies across the trunk: what runs around it is up and down
+    s, arc = torch.where(across, 1.40 - hits.sphere[0] * radius, s), torch.where(across, s, angle * radius)
+    part = torch.where(hits.t < split, first, second)
+    part = torch.where(hem.isnan() | (part == SKIN), part, torch.where(s > hem, float(UPPER), float(LOWER))).to(torch.uint8)
+    return Surface(slot, part, hits.t, s, angle, arc, hits.sphere)
 
 # %% ../nbs/1_foundations/02d_cloth.ipynb #5588cb59
 def _pattern(surface, kind, size):
@@ -139,7 +144,7 @@ def _prints(rgb, surface, trunk, upper, accent, logo):
 
 def _opening(surface, trunk):
     "Where an open jacket shows what is worn beneath: a wedge in front, wider below."
-    wide = 0.30 + 0.55 * (1.25 - surface.s).clamp(0, 0.5)
+    wide = 0.42 + 0.75 * (1.25 - surface.s).clamp(0, 0.5)
     return (1 - step(surface.angle.abs(), wide, 0.12)) * trunk.float()
 
 

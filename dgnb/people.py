@@ -130,8 +130,9 @@ def sample_appearance(
     shoes, skin = draw("shoe colour", SHOE_WEIGHTS), draw("skin tone", (14, 30, 24, 15, 10, 7))
     looks = dict(upper_type=upper_type, lower_type=lower_type, upper_colour=upper,
                  lower_colour=np.where(lower_type == 3, upper, lower), inner_colour=inner, accent_colour=accent,
-                 shoe_colour=shoes, skin_tone=skin, pattern=draw("pattern", (52, 13, 6, 10, 6, 13)),
-                 logo=draw("logo", (62, 14, 14, 10)), pattern_scale=between((*key, "pattern scale"), index, 0.8, 1.5))
+                 shoe_colour=shoes, skin_tone=skin, pattern=np.where(upper_type >= 2, draw("jacket pattern", (88, 0, 0, 8, 0, 4)), draw("pattern", (58, 11, 4, 9, 5, 13))),
+                 logo=draw("logo", (62, 14, 14, 10)), pattern_scale=between((*key, "pattern scale"), index, 0.8, 1.5),
+                 hem=between((*key, "hem"), index, -0.07, 0.07))
     for name, which, palette in (("upper", upper, COLOUR_RGB), ("lower", lower, COLOUR_RGB), ("inner", inner, COLOUR_RGB),
                                  ("accent", accent, COLOUR_RGB), ("shoe", shoes, COLOUR_RGB), ("skin", skin, SKIN_RGB)):
         looks[name + "_rgb"] = _tinted((*key, name), index, palette, which)
@@ -157,7 +158,7 @@ def sample_body(
     hair, bag_colour = draw("hair colour", (36, 24, 16, 12, 8, 4)), draw("bag colour", BAG_WEIGHTS)
     return dict(height=normal((*key, "height"), index, 1.70, 0.095), build=uniform((*key, "build"), index),
                 shoulders=uniform((*key, "shoulders"), index), hair_style=style, hair_colour=hair,
-                hat=draw("hat", (80, 9, 6, 5)), hat_colour=draw("hat colour", UPPER_WEIGHTS), bag=bag, bag_colour=bag_colour,
+                hat=draw("hat", (84, 8, 5, 3)), hat_colour=draw("hat colour", UPPER_WEIGHTS), bag=bag, bag_colour=bag_colour,
                 bag_side=np.where(uniform((*key, "bag side"), index) < 0.5, -1.0, 1.0),
                 bag_size=between((*key, "bag size"), index, 0.85, 1.2),
                 hair_rgb=_tinted((*key, "hair"), index, HAIR_RGB, hair, 0.02),

@@ -29,8 +29,8 @@ def make_cameras(
     strength = 0.13 + 0.07 * hard
     gain = np.exp(np.stack([strength * warm, 0.4 * strength * green, -strength * warm], -1))
     return dict(pitch=draw("pitch", 6, 22), heading=draw("heading", 0, 360), gain=gain,
-                exposure=np.exp(draw("exposure", -0.30 - 0.25 * hard, 0.22)), gamma=draw("gamma", 0.82, 1.22),
-                saturation=draw("saturation", 0.60, 1.10), haze=draw("haze", 0.0, 0.10 + 0.05 * hard),
+                exposure=np.exp(draw("exposure", -0.22 - 0.18 * hard, 0.25)), gamma=draw("gamma", 0.82, 1.22),
+                saturation=draw("saturation", 0.60, 1.10), haze=draw("haze", 0.0, 0.08),
                 light_azimuth=draw("azimuth", 0, 360), light_elevation=draw("elevation", 25, 65),
                 sun=draw("sun", 0.15, 0.85), blur=draw("blur", 0.35, 0.85), noise=draw("noise", 0.006, 0.020 + 0.012 * hard),
                 quality=np.round(draw("quality", 72, 92)).astype(np.int64), fill=draw("fill", 0.84, 0.92),
@@ -72,14 +72,14 @@ def _poses(key, counter, tracklet, camera, cameras):
 def _framing(key, counter, tracklet, camera, cameras):
     "Where the detector put the box: mostly right, sometimes too wide, cut or shifted."
     error = np.where(uniform((*key, "sloppy"), counter) < 0.12, 2.2, 1.0)
-    neighbour = uniform((*key, "neighbour"), tracklet) < 0.20
+    neighbour = uniform((*key, "neighbour"), tracklet) < 0.30
     side = np.where(uniform((*key, "neighbour side"), tracklet) < 0.5, -1.0, 1.0)
     return dict(shift_x=error * normal((*key, "shift x"), counter, 0, 0.035), shift_y=error * normal((*key, "shift y"), counter, 0, 0.013),
                 zoom=cameras["fill"][camera] * np.exp(error * normal((*key, "zoom"), counter, 0, 0.025)),
                 backdrop_x=(uniform((*key, "backdrop"), tracklet) + 0.03 * uniform((*key, "step"), counter)) % 1.0,
                 backdrop_y=uniform((*key, "backdrop y"), tracklet), presence=np.ones(len(counter), np.int64),
-                neighbour=np.where(neighbour, side * between((*key, "neighbour x"), counter, 0.30, 0.52), 0.0),
-                neighbour_far=between((*key, "neighbour far"), tracklet, -0.2, 0.9),
+                neighbour=np.where(neighbour, side * between((*key, "neighbour x"), counter, 0.28, 0.52), 0.0),
+                neighbour_far=between((*key, "neighbour far"), tracklet, -0.15, 1.7),
                 neighbour_yaw=between((*key, "neighbour yaw"), tracklet, 0, 360),
                 neighbour_id=(uniform((*key, "neighbour id"), tracklet) * 2**31).astype(np.int64))
 
@@ -88,7 +88,7 @@ def _light(key, counter, tracklet, camera, cameras):
     "Time of day, sun and shade for each passage; on hard worlds mornings are blue and dim, evenings yellow and low."
     hard, time = cameras["hard"][camera], choose((*key, "time"), tracklet, (1, 1, 1))
     warmth = hard * np.array([-0.10, 0.0, 0.12])[time] + normal((*key, "warmth"), tracklet, 0, 0.025 + 0.015 * hard)
-    level = np.exp(hard * np.array([-0.30, 0.12, -0.12])[time] + normal((*key, "level"), tracklet, 0, 0.13 + 0.08 * hard))
+    level = np.exp(hard * np.array([-0.24, 0.12, -0.10])[time] + normal((*key, "level"), tracklet, 0, 0.13 + 0.08 * hard))
     shade = uniform((*key, "shade"), tracklet) < 0.3
     turn = hard * np.array([-55, 0, 55])[time] + normal((*key, "azimuth"), tracklet, 0, 8)
     return dict(time=time, sun=cameras["sun"][camera] * np.where(shade, 0.25, 1.0), level=level * cameras["exposure"][camera],
@@ -176,14 +176,21 @@ def _pole(rng, draw, x, y, size):
     draw.rectangle((x + size * 0.012, y - tall, x + size * 0.035, y), fill=tuple(int(c * 0.7) for c in grey))
 
 
-def _passer(rng, draw, x, y, size):
-    "Somebody far away."
-    top, legs, skin = (_tone(rng, c, 40) for c in ((90, 90, 96), (60, 62, 74), (150, 116, 96)))
-    draw.rectangle((x - size * 0.09, y - size * 0.5, x - size * 0.01, y), fill=legs)
-    draw.rectangle((x + size * 0.01, y - size * 0.5, x + size * 0.10, y - size * 0.02), fill=legs)
-    draw.rounded_rectangle((x - size * 0.14, y - size * 0.86, x + size * 0.14, y - size * 0.45), radius=int(size * 0.06), fill=top)
-    draw.ellipse((x - size * 0.07, y - size, x + size * 0.07, y - size * 0.85), fill=skin)
-    draw.pieslice((x - size * 0.075, y - size * 1.01, x + size * 0.075, y - size * 0.86), 180, 360, fill=(40, 32, 28))
+def _bench(rng, draw, x, y, size):
+    "A bench from the front."
+    wood, dark = _tone(rng, (118, 88, 60)), _tone(rng, (50, 50, 52), 8)
+    for leg in (-0.55, 0.5):
+        draw.rectangle((x + leg * size, y - size * 0.24, x + (leg + 0.05) * size, y), fill=dark)
+    for top in (0.26, 0.42, 0.52):
+        draw.rectangle((x - size * 0.66, y - top * size, x + size * 0.66, y - (top - 0.06) * size), fill=wood)
+
+
+def _bin(rng, draw, x, y, size):
+    "A litter bin."
+    paint = _tone(rng, ((60, 84, 66), (70, 72, 76), (52, 66, 92))[rng.integers(3)])
+    draw.rectangle((x - size * 0.16, y - size * 0.46, x + size * 0.16, y), fill=paint)
+    draw.rectangle((x + size * 0.05, y - size * 0.46, x + size * 0.16, y), fill=tuple(int(c * 0.75) for c in paint))
+    draw.rectangle((x - size * 0.19, y - size * 0.52, x + size * 0.19, y - size * 0.44), fill=(40, 42, 44))
 
 # %% ../nbs/1_foundations/02e_scenes.ipynb #e7da5c03
 def _wall(rng, draw, base, place):
@@ -192,9 +199,9 @@ def _wall(rng, draw, base, place):
            "entrance": (120, 130, 138), "bicycle stand": (176, 172, 164)}[place]
     draw.rectangle((0, 0, _WIDE, base), fill=_tone(rng, rgb))
     if place == "lawn":
-        for _ in range(900):
-            x, y, r = rng.uniform(0, _WIDE), rng.uniform(0, base), rng.uniform(4, 16)
-            draw.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=_tone(rng, (70, 94, 52), 24))
+        for _ in range(2600):
+            x, y, r = rng.uniform(0, _WIDE), rng.uniform(0, base), rng.uniform(3, 9)
+            draw.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=_tone(rng, (82, 100, 64), 13))
     elif place == "brick wall":
         for row, y in enumerate(range(0, int(base), 9)):
             draw.line((0, y, _WIDE, y), fill=(168, 150, 138), width=1)
@@ -236,8 +243,8 @@ def _scene(
         draw.rectangle((0, base, _WIDE, base + rng.uniform(20, 70)), fill=_tone(rng, (104, 122, 74)))
     if name == "road":
         draw.rectangle((0, base + 26, _WIDE, base + 32), fill=(206, 206, 200))
-    kinds = {"plaza": (_passer, _pole, _tree, _passer), "lawn": (_tree, _pole, _passer, _tree), "brick wall": (_bicycle, _pole, _passer),
-             "road": (_car, _car, _pole, _passer), "entrance": (_passer, _passer, _pole), "bicycle stand": (_bicycle, _bicycle, _bicycle, _pole)}[name]
+    kinds = {"plaza": (_bin, _pole, _tree), "lawn": (_tree, _pole, _bench, _tree), "brick wall": (_bicycle, _pole, _bin),
+             "road": (_car, _car, _pole), "entrance": (_bench, _bin, _pole), "bicycle stand": (_bicycle, _bicycle, _bicycle, _pole)}[name]
     x = rng.uniform(0, 60)
     while x < _WIDE:
         far = rng.uniform(0, 1) ** 1.5
