@@ -175,10 +175,9 @@ def data_make(
 ):
     """Write a synthetic world in the official layout of the set it stands in for, so that any re-ID software reads it."""
     one_of(scale, SCALE_NAMES, "scale")
-    sizes = dict(zip(("height", "width"), _size(size))) if size else {}
     from dgnb.image_sets import write_image_set
     from dgnb.worlds import make_world
-    made = make_world(world, scale=scale, seed=seed, **sizes)
+    made = make_world(world, scale=scale, seed=seed, **({"size": _size(size)} if size else {}))
     write_image_set(made, folder)
     say(f"{made.name}: {len(made.train)} train, {len(made.query)} query, {len(made.gallery)} gallery images in {folder}")
 
@@ -192,14 +191,16 @@ def _size(text: str) -> tuple[int, int]:
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="root folder of a data set")],
-    name: Annotated[str, typer.Option("--set", help="which set it is; found out from the folder when left out")] = "",
+    where: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="a folder, or the name of a world or of a set")],
+    root: Annotated[Optional[Path], typer.Argument(help="folder of a set that is called by name")] = None,
+    images: Annotated[bool, typer.Option(help="decode every image as well")] = True,
 ):
     """Read a data set, compare its counts with the published ones, and name what is missing or damaged."""
     from dgnb.image_sets import check_report, format_report, open_set
-    report = check_report(open_set(folder, name) if name else open_set(folder))
+    from dgnb.worlds import WORLDS
+    report = check_report(open_set(where, root, **({"scale": "smoke"} if where in WORLDS else {"strict": False})), images=images)
     say(format_report(report))
-    raise typer.Exit(0 if report["ok"] else 1)
+    raise typer.Exit(1 if report["differences"] or report["problems"] else 0)
 
 
 @app.command()
