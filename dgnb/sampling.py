@@ -231,7 +231,7 @@ def _copy_crop(images: np.ndarray, parameters: Parameters, select: np.ndarray) -
         image = images[source].take(rows[n], axis=1)
         image = image[:, :, ::-1] if parameters.flip[n] else image
         shift = int(parameters.left[n]) - parameters.pad
-        start, stop = max(0, -shift), min(width, width - shift)
+        start, stop = (min(max(edge, 0), width) for edge in (-shift, width - shift))
         out[n, :, :, start:stop] = image[:, :, start + shift:stop + shift]
         out[n, :, :, :start] = image[:, :, :1]
         out[n, :, :, stop:] = image[:, :, -1:]
