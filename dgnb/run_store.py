@@ -467,7 +467,7 @@ class Run:
     def per_query(self) -> dict[str, np.ndarray]:
         """Per-query arrays by name (empty when the recipe kept none)."""
         path = self.folder / "per_query.safetensors"
-        return safetensors.numpy.load(path.read_bytes()) if path.exists() else {}
+        return dict(sorted(safetensors.numpy.load(path.read_bytes()).items())) if path.exists() else {}
 
     @property
     def has_weights(self) -> bool:
@@ -476,7 +476,7 @@ class Run:
 
     def raw_weights(self) -> dict[str, torch.Tensor]:
         """The weights as they were kept, mostly in half precision."""
-        return safetensors.torch.load((self.folder / "weights.safetensors").read_bytes())
+        return dict(sorted(safetensors.torch.load((self.folder / "weights.safetensors").read_bytes()).items()))
 
     def weights(self, part: str = "") -> dict[str, torch.Tensor]:
         """The weights in float32 on the CPU, of all or of one named module (`part`); a `MissingRun` when they were not kept."""
@@ -552,13 +552,13 @@ def process_rank() -> int:
     if "RANK" in env:
         return int(env["RANK"])
     if "LOCAL_RANK" in env:
-        local, per_node = int(env["LOCAL_RANK"]), int(env.get("DGNB_DEVICES", 1))
+        local, per_node = int(env["LOCAL_RANK"]), int(env.get("DGNB_DEVICES") or 1)
         return int(env.get("NODE_RANK", 0)) * per_node + local
     return int(env.get("SLURM_PROCID", 0)) if int(env.get("SLURM_NTASKS", 1)) > 1 else 0
 
 
 def _wanted_processes() -> int:
-    return int(os.environ.get("DGNB_DEVICES", 1)) * int(os.environ.get("DGNB_NODES", 1))
+    return int(os.environ.get("DGNB_DEVICES") or 1) * int(os.environ.get("DGNB_NODES") or 1)
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #ba58d6f7
 @contextmanager
@@ -603,7 +603,7 @@ class _Shelves:
         self.local = Path(local if local is not None else local_runs())
         self.shipped = Path(shipped if shipped is not None else shipped_runs())
         self.command = command
-        self.threads = threads or int(os.environ.get("DGNB_THREADS", 1))
+        self.threads = threads or int(os.environ.get("DGNB_THREADS") or 1)
         self.created = time.time()
 
     def _paths(self, spec: RunSpec) -> tuple[Path, Path, Path]:
@@ -657,7 +657,8 @@ class _Workshop(_Shelves):
             raise RunStoreError(f"recipe {spec.recipe!r} ended without saving metrics; call context.save_metrics")
         seconds = round(context.earlier_seconds + time.perf_counter() - start, 2)
         seal(part, {"format": 1, "name": spec.name, "spec": spec.as_dict(), "seconds": seconds, "resumed": context.resumed,
-                    "peak_memory": peak_memory(), "processes": _wanted_processes(), **made})
+                    "peak_memory": peak_memory(), "processes": _wanted_processes(),
+                    "precision": os.environ.get("DGNB_PRECISION") or "32-true", **made})
         _replace_folder(part, target)
         shutil.rmtree(target / "checkpoint", ignore_errors=True)
         return open_run(target, spec)

@@ -185,11 +185,26 @@ class Checkpoints:
             Path(path).unlink(missing_ok=True)
 
 # %% ../nbs/1_foundations/13_training.ipynb #9e27bceb
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The loader's own random generators (its sampler's included)."""
+def _parts(loader: Any) -> list[Any]:
+    """The loader and the samplers inside it, each once."""
     parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-    found = {id(g): g for part in parts if isinstance(g := getattr(part, "generator", None), torch.Generator)}
-    return list(found.values())
+    return list({id(part): part for part in parts if part is not None}.values())
+
+
+def _epoch_start(loader: Any) -> dict[str, Any]:
+    """What an epoch's batches depend on: the global generators, the loader's own, and the states of its samplers."""
+    own = [p.generator.get_state() for p in _parts(loader) if isinstance(getattr(p, "generator", None), torch.Generator)]
+    samplers = [p.state_dict() for p in _parts(loader)[1:] if hasattr(p, "state_dict")]
+    return {"rng": rng_state(), "generators": own, "samplers": samplers}
+
+
+def _go_to_epoch_start(loader: Any, start: Mapping[str, Any]) -> None:
+    set_rng_state(start["rng"])
+    with_generator = [p for p in _parts(loader) if isinstance(getattr(p, "generator", None), torch.Generator)]
+    for part, state in zip(with_generator, start["generators"]):
+        part.generator.set_state(state)
+    for part, state in zip([p for p in _parts(loader)[1:] if hasattr(p, "state_dict")], start["samplers"]):
+        part.load_state_dict(state)
 
 
 class Batches:
@@ -204,10 +219,11 @@ class Batches:
         self.iterator, self.start = None, None
 
     def _open(self) -> None:
-        for part in (self.loader, getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.epoch)
-        self.start = {"rng": rng_state(), "generators": [g.get_state() for g in _generators(self.loader)]}
+        if not self.own_state:
+            for part in _parts(self.loader):
+                if hasattr(part, "set_epoch"):
+                    part.set_epoch(self.epoch)
+            self.start = _epoch_start(self.loader)
         self.iterator = iter(self.loader)
 
     def __iter__(self):
@@ -229,7 +245,7 @@ class Batches:
     def state_dict(self) -> dict[str, Any]:
         """Where we are: epoch, batches taken of it, and what it takes to find that place again."""
         inner = self.loader.state_dict() if self.own_state else None
-        return {"epoch": self.epoch, "taken": self.taken, "loader": inner, "start": None if self.own_state else self.start}
+        return {"epoch": self.epoch, "taken": self.taken, "loader": inner, "start": self.start}
 
 # %% ../nbs/1_foundations/13_training.ipynb #f2947e6c
 def find_place(
@@ -242,9 +258,7 @@ def find_place(
         batches.loader.load_state_dict(state["loader"])
         batches.iterator = iter(batches.loader)
     elif start is not None:
-        set_rng_state(start["rng"])
-        for generator, saved in zip(_generators(batches.loader), start["generators"]):
-            generator.set_state(saved)
+        _go_to_epoch_start(batches.loader, start)
         batches._open()
         for _ in range(state["taken"]):
             next(batches.iterator)
@@ -268,8 +282,8 @@ def make_fabric(
 ):  # -> lightning_fabric.Fabric, its processes started
     """Describe the devices once; the same training code then runs on one CPU or many GPUs."""
     env, fabric = os.environ, _fabric_module()
-    devices, nodes = devices or int(env.get("DGNB_DEVICES", 1)), nodes or int(env.get("DGNB_NODES", 1))
-    precision = choose(precision or env.get("DGNB_PRECISION", "32-true"), ("32-true", "bf16-mixed", "16-mixed", "64-true"), "precision")
+    devices, nodes = devices or int(env.get("DGNB_DEVICES") or 1), nodes or int(env.get("DGNB_NODES") or 1)
+    precision = choose(precision or env.get("DGNB_PRECISION") or "32-true", ("32-true", "bf16-mixed", "16-mixed", "64-true"), "precision")
     accelerator = accelerator or env.get("DGNB_ACCELERATOR") or ("cuda" if torch.cuda.is_available() else "cpu")
     strategy = "auto"
     if devices * nodes > 1:
@@ -542,7 +556,7 @@ def _look(loop: Loop, function: Callable) -> dict[str, Any]:
     """Call an evaluation or callback on rank 0, leaving the training as it was; the numbers it gave."""
     found = {}
     if loop.fabric.is_global_zero:
-        with undisturbed(loop.plain_modules.values()):
+        with undisturbed(loop.modules.values()):
             found = function(loop) or {}
     loop.fabric.barrier()
     return dict(found)
