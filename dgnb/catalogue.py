@@ -17,7 +17,7 @@ from dgnb.paths import catalogue_file
 SCALE_NAMES = ("smoke", "laptop", "gpu", "paper")  # as in dgnb.scales, which imports torch: too slow for `dgnb list`
 KINDS = ("table", "figure", "diagram")
 STATUSES = ("built", "planned")
-CHECKS = ("greater", "not_greater")
+CHECKS = ("greater",)
 CHECK = re.compile(r"(?P<kind>\w+)\((?P<arguments>[^()]*)\)")
 PARAMETER_TYPES = (bool, int, float, str, list, dict, type(None))
 
@@ -46,8 +46,7 @@ class Check:
     """The machine-checkable form of a claim."""
     kind: str  # one of `CHECKS`
     metric: str  # per-query metric compared, e.g. "mAP"
-    a: str  # row claimed to be higher (or not higher)
-    b: str  # row it is compared with
+    rows: tuple[str, ...]  # two or more, each claimed to be above the next
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,9 @@ def parse_check(text: str, where: str = "check") -> Check:
     if not match:
         raise CatalogueError(f"{where}: {text!r} is not of the form {CHECKS[0]}(METRIC, ROW, ROW)")
     arguments = [argument.strip() for argument in match["arguments"].split(",")]
-    if len(arguments) != 3 or not all(arguments):
-        raise CatalogueError(f"{where}: {match['kind']} takes a metric and two rows, found {len(arguments)} arguments")
-    return Check(one_of(match["kind"], CHECKS, f"check in {where}:"), *arguments)
+    if len(arguments) < 3 or not all(arguments):
+        raise CatalogueError(f"{where}: {match['kind']} takes a metric and two or more rows, found {len(arguments)} arguments")
+    return Check(one_of(match["kind"], CHECKS, f"check in {where}:"), arguments[0], tuple(arguments[1:]))
 
 
 def _claim(raw: Any, where: str) -> Claim:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -16,7 +15,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help="Regenerate every table and figure of DG-Net and VRSTC, on bundled synthetic people or on real data.")
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write synthetic data sets to disk, check data sets on disk.")
 app.add_typer(data_app, name="data")
-Scale = Enum("Scale", {name: name for name in SCALE_NAMES}, type=str)
 ItemName = Annotated[str, typer.Argument(metavar="ITEM", help="an id that `dgnb list` shows")]
 ScaleOption = Annotated[str, typer.Option(help="smoke, laptop, gpu or paper")]
 
@@ -159,10 +157,11 @@ def _cost(items) -> None:
     built = [item for item in items if item.built]
     rows += [[item.id, *(show(item.scales[name].minutes) for name in SCALE_NAMES), ""] for item in built]
     known = {name: [item.scales[name].minutes for item in built if item.scales[name].minutes is not None] for name in SCALE_NAMES}
-    rows += [["sum of those measured", *(f"{sum(known[name]):g}" for name in SCALE_NAMES), ""]]
+    rows += [["sum of those measured", *(f"{sum(known[name]):g}" if known[name] else "?" for name in SCALE_NAMES), ""]]
     for line in columns(rows):
         say(line)
-    say(f"{len(items) - len(built)} planned items have no cost yet")
+    planned = len(items) - len(built)
+    say(f"{planned} planned item{' has' if planned == 1 else 's have'} no cost yet")
 
 
 @data_app.command("make")
@@ -205,12 +204,23 @@ def data_check(
 
 @app.command()
 def evaluate(
-    features: Annotated[Path, typer.Option(metavar="F.npz", help="query_features, query_ids, query_cameras and the same for gallery_")],
-    json_output: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    features: Annotated[Path, typer.Option(metavar="F.npz", help="query, gallery (features), query_ids, gallery_ids, and query_cameras, gallery_cameras or neither")],
+    metric: Annotated[str, typer.Option(help="cosine, euclidean or dot")] = "cosine",
+    unmatched: Annotated[str, typer.Option(help="queries without a match: skip, or count as 0")] = "skip",
+    camera_rule: Annotated[bool, typer.Option(help="leave out the same person in the same camera")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ):
-    """Rank anyone's features: CMC, mAP under both rules for average precision, mINP, and which queries counted."""
-    from dgnb.retrieval import evaluate_file
-    say(evaluate_file(features, as_json=json_output))
+    """Rank anyone's features: CMC, mAP by both rules of average precision, mINP, and the rules they were made under."""
+    import json
+
+    from dgnb.retrieval import evaluate_retrieval, load_features
+    found = evaluate_retrieval(**load_features(features), metric=metric, unmatched=unmatched, camera_rule=camera_rule).to_dict()
+    if as_json:
+        return say(json.dumps(found, indent=1))
+    names = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map_step": "mAP, step rule", "map_trapezoid": "mAP, trapezoid rule", "minp": "mINP"}
+    for line in columns([[title, f"{found[name]:.2%}"] for name, title in names.items()]):
+        say(line)
+    say(f"{found['counted']} of {found['queries']} queries counted; {found['rules']}")
 
 
 @app.command()

@@ -141,8 +141,8 @@ class Result:
         for claim in self.row.claims:
             if claim.check is None:
                 continue
-            a, b = (scores.get(row, {}).get(claim.check.metric) for row in (claim.check.a, claim.check.b))
-            outcome = {"verdict": "not run"} if a is None or b is None else decide(claim.check.kind, a, b, (self.row.id, claim.id, data))
+            rows = [scores.get(row, {}).get(claim.check.metric) for row in claim.check.rows]
+            outcome = {"verdict": "not run"} if any(row is None for row in rows) else decide(rows)
             decided.append(self.claim(claim.id, data=data, **outcome))
         return decided
 
@@ -185,15 +185,13 @@ def start(
 
 
 def decide(
-    kind: str,  # "greater" or "not_greater", as in the catalogue
-    a,  # per-query values of the row claimed to be higher, seeds x queries or queries
-    b,  # those of the other row, over the same queries
-    purpose: Sequence = ("claim",),  # names the resampling, so that it repeats
-) -> dict[str, Any]:  # verdict, effect, interval, spread
-    """The one rule for verdicts: interval of the paired difference above 0 holds, below 0 fails, else within noise."""
-    from dgnb.retrieval import paired_bootstrap
-    result = paired_bootstrap(a, b)
-    return dict(verdict=result.verdict, effect=result.mean, interval=(result.low, result.high), spread=result.spread)
+    rows: Sequence,  # per-query values, [queries] or [seeds, queries], of each row claimed to be above the next; the same queries in each
+) -> dict[str, Any]:  # verdict; effect, interval and spread of the weakest link
+    """The one rule for verdicts: all intervals of paired differences above 0 holds, any below 0 fails, else within noise."""
+    from dgnb.retrieval import paired_bootstrap, verdict
+    links = [paired_bootstrap(a, b) for a, b in zip(rows, rows[1:])]
+    weakest = min(links, key=lambda link: link.low)
+    return dict(verdict=verdict(*links), effect=weakest.mean, interval=(weakest.low, weakest.high), spread=weakest.spread)
 
 
 def digest(path: Path) -> str:

@@ -1,0 +1,189 @@
+"""The `dgnb` command, as a user types it."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import nbformat
+import numpy as np
+import pytest
+from tiny import make_project, row, write_catalogue
+
+from dgnb.catalogue import load_catalogue
+from dgnb.cli import main
+
+
+@pytest.fixture
+def dgnb(monkeypatch, capsys):
+    """Call the command in this process; gives (exit status, what it printed, what it complained about)."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dgnb", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+    return call
+
+
+def test_list_answers_at_once():
+    """No torch, no pandas, no papermill on the way to `dgnb list` and `dgnb --help`."""
+    code = ("import sys, time; t = time.perf_counter(); sys.argv = ['dgnb', {!r}]\nfrom dgnb.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+            "heavy = [m for m in ('torch', 'pandas', 'papermill', 'matplotlib', 'IPython') if m in sys.modules]\n"
+            "print(heavy, time.process_time(), file=sys.stderr)")
+    for word in ("list", "--help", "status"):
+        end = subprocess.run([sys.executable, "-c", code.format(word)], capture_output=True, text=True)
+        heavy, _, seconds = end.stderr.strip().rpartition(" ")
+        assert heavy == "[]" and float(seconds) < 1.0, (word, end.stderr)
+        assert "dgnet-table3" in end.stdout or "Regenerate" in end.stdout
+
+
+def test_list_shows_every_item(dgnb):
+    status, out, _ = dgnb("list")
+    assert status == 0 and [line.split()[0] for line in out.splitlines()] == [item.id for item in load_catalogue()]
+    _, out, _ = dgnb("list", "--built")
+    assert "dgnet-table3" in out and "planned" not in out
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("run", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3"),
+    (("run", "vrstc-fig4"), "is planned and has no notebook yet (needs STCnet, video re-ID). Built: dgnet-table1"),
+    (("run", "dgnet-table3", "--scale", "laptpo"), "unknown scale 'laptpo'. Did you mean laptop?"),
+    (("run", "dgnet-table3", "-p", "seeds"), "-p takes name=value, found 'seeds'"),
+    (("run", "dgnet-table3", "--ship", "--scale", "smoke"), "only shows that things are connected"),
+    (("run", "dgnet-table3", "--plain", "--kernel"), "leave out --kernel and --ship"),
+    (("status", "dgnet"), "unknown item 'dgnet'"),
+    (("data", "make", "mannequin-markt", "/tmp/never"), "unknown world 'mannequin-markt'"),
+    (("data", "make", "mannequin-market", "/tmp/never", "--size", "3x"), "--size takes HEIGHTxWIDTH, e.g. 128x64, found '3x'"),
+    (("data", "check", "/tmp/no-such-folder"), "'/tmp/no-such-folder' is no folder and no set"),
+    (("evaluate", "--features", "/tmp/no-such.npz"), "/tmp/no-such.npz"),
+    (("verify", "vrstc-table1"), "vrstc-table1 was not shipped"),
+])
+def test_bad_requests_get_one_line(dgnb, words, message):
+    status, out, err = dgnb(*words)
+    assert status == 2 and out == "" and err.startswith("dgnb: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize("words", [("fly",), ("run",), ("run", "dgnet-table3", "--wrokers", "2"), ("run", "all", "--devices", "0")])
+def test_usage_errors_are_refused(dgnb, words):
+    status, _, err = dgnb(*words)
+    assert status == 2 and "Error" in err
+
+
+def test_run_reports_each_item_and_the_exit_status(dgnb, tmp_path, monkeypatch):
+    """One failing item makes the status 1, is named with its cause at the end, and keeps no other from being drawn."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",), b=("raise ValueError('broken on purpose')",), c=("x = 1",))
+    status, out, err = dgnb("run", "all", "--scale", "smoke", "-p", "seeds=[3]", "--workers", "2")
+    assert status == 1 and err == ""
+    assert "failed: tiny-b smoke: cell" in out and "ValueError: broken on purpose" in out and "2 of 3 done" in out
+    assert json.loads((tmp_path / "figures" / "tiny-a" / "smoke" / "record.json").read_text())["parameters"]["seeds"] == [3]
+    _, out, _ = dgnb("status", "--scale", "smoke")
+    states = {line.split()[0]: line for line in out.splitlines()}
+    assert "stale" in states["tiny-a"] and "made with other parameters: seeds=[3]" in states["tiny-a"]
+    assert "failed" in states["tiny-b"] and "broken on purpose" in states["tiny-b"]
+    status, out, _ = dgnb("run", "tiny-a", "--scale", "smoke")
+    assert status == 0 and "1 of 1 done" in out
+    _, out, _ = dgnb("run", "all", "--scale", "smoke", "--stale")
+    assert "tiny-a smoke" not in out and "tiny-c smoke" in out and "tiny-b" in out
+    status, _, err = dgnb("run", "tiny-a", "-p", "sedes=[1]")
+    assert status == 2 and "unknown parameter of tiny-a 'sedes'. Did you mean seeds" in err
+
+
+def test_options_reach_the_notebook(dgnb, tmp_path, monkeypatch):
+    """How to train goes by the environment: with --train, --fresh, --devices and so on, and is absent otherwise."""
+    seen = "import json, os, pathlib; pathlib.Path(os.environ['DGNB_OUT'], 'seen.json').write_text(json.dumps({k: v for k, v in os.environ.items() if k.startswith('DGNB_')}))"
+    make_project(tmp_path, monkeypatch, a=(seen,))
+    read = lambda: json.loads((tmp_path / "figures" / "tiny-a" / "smoke" / "seen.json").read_text())
+    for name in ("TRAIN", "FRESH", "DEVICES", "NODES", "PRECISION"):
+        monkeypatch.delenv(f"DGNB_{name}", raising=False)
+    assert dgnb("run", "tiny-a", "--scale", "smoke")[0] == 0
+    assert not read().get("DGNB_TRAIN") and not read().get("DGNB_FRESH") and "DGNB_DEVICES" not in read()
+    before = time.time()
+    assert dgnb("run", "tiny-a", "--scale", "smoke", "--fresh", "--devices", "2", "--nodes", "3", "--precision", "bf16-mixed")[0] == 0
+    found = read()
+    assert found["DGNB_TRAIN"] == "1" and before <= float(found["DGNB_FRESH"]) <= time.time()
+    assert (found["DGNB_DEVICES"], found["DGNB_NODES"], found["DGNB_PRECISION"]) == ("2", "3", "bf16-mixed")
+
+
+def test_ship_stores_the_result(dgnb, tmp_path, monkeypatch):
+    make_project(tmp_path, monkeypatch, a=("result.table(__import__('pandas').DataFrame({'x': [1]}))",))
+    status, out, _ = dgnb("run", "tiny-a", "--scale", "laptop", "--ship")
+    assert status == 0 and f"shipped tiny-a to {tmp_path / 'figures' / 'tiny-a'}" in out
+    assert (tmp_path / "figures" / "tiny-a" / "table.csv").is_file()
+    assert nbformat.read(tmp_path / "nbs" / "a.ipynb", as_version=4).cells[3].outputs
+
+
+def test_status_costs(dgnb, tmp_path, monkeypatch):
+    """Minutes add up; what was not measured is a question mark and not a zero."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    scales = {name: {"parameters": {}, "minutes": minutes} for name, minutes in (("smoke", 0.5), ("laptop", 20), ("gpu", None), ("paper", None))}
+    write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", scales=scales), "tiny-b": row("nbs/a.ipynb", scales=scales), "tiny-c": row(None)})
+    status, out, _ = dgnb("status", "--cost")
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0 and lines[1] == ["tiny-a", "0.5", "20", "?", "?"] and lines[3][-4:] == ["1", "40", "?", "?"]
+    assert out.endswith("1 planned item has no cost yet\n")
+
+
+def test_new_writes_a_notebook_that_runs(dgnb, tmp_path, monkeypatch):
+    """The template executes as it is, says that its claims were not run, and is never written twice."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    expected = [{"name": "t", "source": "s", "columns": ["real mAP", "real rank1"], "rows": {"ours": [1.5, 2.5]}}]
+    write_catalogue(tmp_path, {"tiny-new": row(None, expected=expected)})
+    status, out, _ = dgnb("new", "tiny-new")
+    file = tmp_path / "nbs" / "4_results" / "tiny_new.ipynb"
+    assert status == 0 and str(file) in out and file.is_file()
+    status, _, err = dgnb("new", "tiny-new")
+    assert status == 2 and "is there already and is never overwritten" in err
+    write_catalogue(tmp_path, {"tiny-new": row("nbs/4_results/tiny_new.ipynb", expected=expected)})
+    status, out, _ = dgnb("run", "tiny-new", "--scale", "smoke")
+    assert status == 0, out
+    record = json.loads((tmp_path / "figures" / "tiny-new" / "smoke" / "record.json").read_text())
+    assert [c["verdict"] for c in record["claims"]] == ["not run"] and "mannequin-market" in record["data"]
+    assert "1.5" in (tmp_path / "figures" / "tiny-new" / "smoke" / "paper.csv").read_text()
+
+
+def test_data_is_made_and_checked(dgnb, tmp_path):
+    """A world on disk is complete; with an image cut short the check fails and names it."""
+    status, out, _ = dgnb("data", "make", "mannequin-market", tmp_path / "town", "--seed", "5", "--size", "64x32")
+    assert status == 0 and "48 train" in out
+    status, out, _ = dgnb("data", "check", tmp_path / "town")
+    assert status == 0 and "all images can be decoded" in out
+    image = sorted((tmp_path / "town" / "query").glob("*.jpg"))[0]
+    image.write_bytes(image.read_bytes()[:100])
+    status, out, _ = dgnb("data", "check", tmp_path / "town")
+    assert status == 1 and f"DAMAGED: query/{image.name}" in out
+    status, out, _ = dgnb("data", "check", "mannequin-duke", "--no-images")
+    assert status == 0 and "cameras" in out
+
+
+def test_evaluate_prints_both_rules(dgnb, tmp_path):
+    """By hand: one query, matches at ranks 1 and 3, one junk image and one of its own camera left out."""
+    gallery = np.array([[1, 0], [0.9, 0.1], [0.8, 0.3], [0.7, 0.4], [1, 0.01]], float)
+    np.savez(tmp_path / "f.npz", query=[[1.0, 0.0]], gallery=gallery, query_ids=[1], gallery_ids=[1, 2, 1, -1, 1],
+             query_cameras=[1], gallery_cameras=[2, 2, 3, 2, 1])
+    status, out, _ = dgnb("evaluate", "--features", tmp_path / "f.npz")
+    step, trapezoid = (1 + 2 / 3) / 2, (1 + (1 / 2 + 2 / 3) / 2) / 2
+    assert status == 0 and f"{step:.2%}" in out and f"{trapezoid:.2%}" in out and "1 of 1 queries counted" in out
+    status, out, _ = dgnb("evaluate", "--features", tmp_path / "f.npz", "--json")
+    assert json.loads(out)["map_step"] == pytest.approx(step)
+    status, _, err = dgnb("evaluate", "--features", tmp_path / "f.npz", "--metric", "cosin")
+    assert status == 2 and "cosin" in err
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch):
+    monkeypatch.setenv("DGNB_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["dgnb", "run", "nothing"])
+    with pytest.raises(ValueError, match="unknown item"):
+        main()
+
+
+def test_help_needs_no_network(tmp_path):
+    """With every socket refused, the commands that need none still work."""
+    block = "import socket\ndef no(*a, **k): raise RuntimeError('network')\nsocket.socket.connect = no\nsocket.getaddrinfo = no\n"
+    code = block + f"import sys; sys.argv = ['dgnb', 'data', 'make', 'same-clothes', {str(tmp_path / 'w')!r}]\nfrom dgnb.cli import main\nmain()"
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert end.returncode == 0 and "train" in end.stdout, end.stderr
