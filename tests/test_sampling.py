@@ -176,7 +176,9 @@ def test_train_transform_without_randomness_is_the_test_transform(world):
 
 def test_erase_leaves_its_input_alone_and_hits_only_the_box():
     images = torch.ones(3, 3, 10, 8)
-    out = s.erase(images, np.array([[2, 1, 3, 4], [0, 0, 0, 0], [9, 7, 1, 1]]))
+    box = np.array([[2, 1, 3, 4], [0, 0, 0, 0], [9, 7, 1, 1]])
+    out = s.erase(images, box)
+    assert torch.equal(out, s._erase_by_mask(images, box)) and torch.equal(out, s.erase(images.clone(), box, inplace=True))
     assert (images == 1).all() and (out[1] == 1).all()
     assert out[0].sum() == 3 * (80 - 12) and (out[0, :, 2:5, 1:5] == 0).all() and out[2].sum() == 3 * 79
 
