@@ -474,3 +474,17 @@ def test_open_set(tmp_path):
         open_set("mannequin-makret")
     found = open_set("folder", root=people(tmp_path / "mine"), seed=5)
     assert found.query == open_set(tmp_path / "mine", seed=5).query
+
+
+# the data cards --------------------------------------------------------------------------------------------------------
+
+def test_data_cards_state_the_counts_that_the_loaders_check():
+    from dgnb.paths import project_root
+    page = (project_root() / "nbs" / "1_foundations" / "data_cards.md").read_text(encoding="utf-8")
+    rows = {cells[0]: cells[1:] for line in page.splitlines() if line.startswith("| ") and len(cells := [c.strip() for c in line.strip("|").split("|")]) == 8}
+    labeled = sets._cuhk_boxes(sets.Path("."), "labeled")[0]
+    for title, layout in {"Market-1501": MARKET, "DukeMTMC-reID": DUKE, "MSMT17": MSMT, "CUHK03-NP, detected": CUHK, "CUHK03-NP, labeled": labeled}.items():
+        known, (train, people, query, gallery, cameras) = layout.published, [int(c.replace(",", "")) for c in rows[title][1:6]]
+        assert rows[title][0] == f"`{layout.name}`"
+        assert (train, people) == known["train"] and query == known["query"][0] and gallery == known["gallery"][0] and cameras == layout.cameras
+    assert "withdrawn" in rows["DukeMTMC-reID"][6] and not any("http" in line for line in page.splitlines() if "Duke" in line)
