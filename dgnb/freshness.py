@@ -13,7 +13,7 @@ from typing import Any
 from dgnb.catalogue import Item, load_catalogue
 from dgnb.paths import PACKAGE, figures_dir
 
-PLUMBING = ("catalogue", "cli", "freshness", "paths", "results", "runner", "dask_runner", "_modidx", "__init__")  # they carry results, they do not make them
+PLUMBING = ("catalogue", "freshness", "paths", "results", "launch", "_modidx", "__init__")  # they carry results, they do not make them
 IMPORT = re.compile(r"^\s*(?:from\s+dgnb(?:\.([\w.]+))?\s+import\s+(.+)|import\s+dgnb\.([\w.]+))", re.MULTILINE)
 
 

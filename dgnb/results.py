@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
@@ -46,7 +47,8 @@ def how() -> How:
 
 
 class Line(str):
-    """One line of Markdown that a notebook shows as such."""
+    """Markdown that a notebook shows as such; `data` is its text."""
+    data = property(str)
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -126,7 +128,7 @@ class Result:
         """Record a verdict on one of the item's claims; ValueError for an unknown claim or verdict, or a verdict its interval contradicts."""
         claim = self.row.claim(name)
         one_of(verdict, VERDICTS, "verdict")
-        interval = None if interval is None else [float(interval[0]), float(interval[1])]
+        interval = None if interval is None else [_number(interval[0]), _number(interval[1])]
         found = dict(id=name, text=claim.text, verdict=verdict, effect=_number(effect), interval=interval, spread=_number(spread), data=data, note=note)
         self.claims = [c for c in self.claims if (c["id"], c["data"]) != (name, data)] + [found]
         return found
@@ -153,7 +155,7 @@ class Result:
         missing = [{"key": key, "name": spec.name, **spec.as_dict()} for key, spec in sorted(self.missing.items())]
         seeds = sorted({run["seed"] for run in runs})
         return {"schema": SCHEMA, "item": self.row.id, "scale": self.scale, "parameters": self.parameters, "runs": runs, "missing": missing,
-                "data": self.data, "seeds": seeds, "claims": self.claims, "figures": {name: alt for name, (_, alt) in self.figures.items()},
+                "data": self.data, "seeds": seeds, "claims": self.claims, "figures": {name: {"alt": alt} for name, (_, alt) in self.figures.items()},
                 "files": dict(files), "seconds": round(time.perf_counter() - self.started, 1), "command": self.command, **environment(),
                 "date": self.date, "peak_memory": peak_memory(), "inputs": inputs_of(self.row)}
 
@@ -169,7 +171,7 @@ class Result:
             made = [path for path in sorted(Path(new).iterdir()) if path.name != "record.json"]
             files = {path.name: digest(path) for path in made}
             record = Path(new, "record.json")
-            record.write_text(json.dumps(self.record(files), indent=1, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
+            record.write_text(json.dumps(_plain(self.record(files)), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
             for path in [*made, record]:
                 path.replace(self.folder / path.name)
         return self.folder
@@ -237,6 +239,16 @@ def readme_results() -> Line:
     return Line("\n".join(lines))
 
 
+def readme_figure(
+    item: str,  # folder under figures/
+    name: str = "figure",  # file name without ending
+) -> Line:
+    """A shipped figure with its alt text as Markdown, seen from nbs/; FileNotFoundError when it is not there."""
+    folder = figures_dir(ship=True) / item
+    alt = " ".join((folder / f"{name}.txt").read_text(encoding="utf-8").split())
+    return Line(f"![{alt}](../figures/{item}/{name}.png)")
+
+
 def _new(name: str, taken: Mapping, what: str) -> str:
     if name in taken or name == "record" or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"{what} name {name!r} is taken or not a plain word: give another name=")
@@ -244,9 +256,15 @@ def _new(name: str, taken: Mapping, what: str) -> str:
 
 
 def _number(value) -> float | None:
-    return None if value is None else float(value)
+    """A finite number, else None."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _plain(value):
-    """JSON for NumPy numbers and paths."""
-    return value.item() if hasattr(value, "item") else str(value)
+    """Records as JSON can hold them: NumPy numbers as numbers, NaN as null, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    value = value.item() if hasattr(value, "item") else value.as_posix() if isinstance(value, Path) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

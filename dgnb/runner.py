@@ -5,34 +5,27 @@ a second and cannot disturb another. Where processes cannot be forked (macOS, Wi
 """
 from __future__ import annotations
 
-import ast
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dgnb.catalogue import Item, load_catalogue, one_of
+from dgnb.parameters import RunnerError, checked_parameters, parameters_of, parse_value
 from dgnb.paths import figures_dir
 
 MODES = ("warm", "kernel", "plain")
 NOTEBOOK = "notebook.ipynb"  # the executed copy
 STOPPED = "stopped by Ctrl-C"
-
-
-class RunnerError(ValueError):
-    """A request that cannot be run; one line with the valid forms."""
 
 
 @dataclass(frozen=True)
@@ -61,67 +54,6 @@ class Outcome:
     folder: str = ""
 
 
-# ---------------------------------------------------------------------------------------------------- parameters
-
-def parameters_of(notebook: Path) -> dict[str, Any]:
-    """Name -> default of everything assigned in the cell tagged `parameters`; RunnerError names a line that papermill could not set."""
-    try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunnerError(f"{notebook} cannot be read as a notebook: {error}") from None
-    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(sources) != 1:
-        raise RunnerError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
-    found: dict[str, Any] = {}
-    for statement in ast.parse(sources[0]).body:
-        try:
-            (target,) = statement.targets
-            found[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError):
-            raise RunnerError(f"{notebook.name}, parameters cell: write `name = value  # help`, not {ast.unparse(statement)!r}") from None
-    return found
-
-
-def _agrees(value: Any, default: Any) -> bool:
-    """Whether a value has the type of the default it replaces."""
-    if default is None:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, (int, float))
-    if isinstance(default, list):
-        return isinstance(value, list) and (not default or all(_agrees(v, default[0]) for v in value))
-    return isinstance(value, type(default))
-
-
-def parse_value(text: str, default: Any) -> Any:
-    """The value of `-p name=text`, read as the type of the default: Python or YAML notation."""
-    if isinstance(default, str):
-        return text
-    for read in (ast.literal_eval, yaml.safe_load):
-        try:
-            value = read(text)
-        except (ValueError, SyntaxError, yaml.YAMLError):
-            continue
-        value = list(value) if isinstance(value, tuple) else value
-        if _agrees(value, default):
-            return value
-    return text
-
-
-def checked_parameters(item: Item, notebook: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """`wanted` if the notebook declares every name with that type and the catalogue allows the value; else a RunnerError."""
-    declared = parameters_of(notebook)
-    for name, value in wanted.items():
-        one_of(name, declared, f"parameter of {item.id}")
-        if not _agrees(value, declared[name]):
-            raise RunnerError(f"{item.id}: {name} must be {type(declared[name]).__name__} like its default {declared[name]!r}, found {value!r}")
-        for one in (value if isinstance(value, list) else [value]) if name in item.choices else ():
-            one_of(one, item.choices[name], f"value of {name}")
-    return dict(wanted)
-
-
 def plan(
     item: Item,  # what to run
     scale: str,  # at which scale
@@ -146,8 +78,6 @@ def plan(
     environment = {**os.environ, **how, "DGNB_OUT": folder}
     return Job(item.id, scale, str(notebook), folder, checked_parameters(item, notebook, wanted), environment=environment, **options)
 
-
-# ---------------------------------------------------------------------------------------------------- one notebook
 
 def _ipc(stack: str) -> dict[str, Any]:
     """Engine options for a kernel that talks through sockets of its own, so that kernels side by side cannot meet."""
@@ -227,11 +157,18 @@ def _written(outcome: Outcome) -> Outcome:
     return outcome
 
 
-# ---------------------------------------------------------------------------------------------------- side by side
+def _end_with_parent() -> None:
+    """Wait until the command that started this worker is gone, then end the worker and everything it started."""
+    multiprocessing.parent_process().join()
+    os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
+
 
 def _serve(connection) -> None:
-    """A worker's life: execute what comes until None does. Ctrl-C is for the parent to act on."""
+    """A worker's life: execute what comes until None does. Ctrl-C is for the parent to act on, and no worker outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # kernels and training processes started from here end with it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while (job := connection.recv()) is not None:
         connection.send(execute(job))
 
@@ -240,7 +177,7 @@ class _Worker:
     """One process at a time that executes jobs."""
 
     def __init__(self, context, keep: bool):
-        self.context, self.keep, self.process = context, keep, None
+        self.context, self.keep, self.process, self.stopped = context, keep, None, False
 
     def _start(self) -> None:
         self.connection, theirs = self.context.Pipe()
@@ -260,6 +197,7 @@ class _Worker:
             self.process.join()
             code, self.process = self.process.exitcode, None
             cause = f"its worker was killed by {signal.Signals(-code).name}" if code and code < 0 else f"its worker ended with code {code}"
+            cause = STOPPED if self.stopped else cause
             outcome = _written(Outcome(job.item, job.scale, False, cause, "", round(time.time() - started, 1), job.folder))
         if not self.keep:
             self.close()
@@ -273,9 +211,13 @@ class _Worker:
             self.process = None
 
     def kill(self) -> None:
-        """End the process now."""
+        """End the process and what it started, now."""
+        self.stopped = True
         if self.process is not None:
-            self.process.terminate()
+            try:
+                os.killpg(self.process.pid, signal.SIGTERM)
+            except (AttributeError, OSError):
+                self.process.terminate()
 
 
 def _context(warm: bool):
@@ -300,10 +242,11 @@ def run_jobs(
         with lock:
             worker = idle.pop() if idle else _Worker(context, keep)
             crew.append(worker)
-        done[index] = worker.run(jobs[index])
-        report(done[index])
+        outcome = worker.run(jobs[index])
         with lock:
             idle.append(worker)
+            done[index] = outcome
+            report(outcome)
 
     pool = ThreadPoolExecutor(max(1, min(workers, len(jobs) or 1)))
     try:

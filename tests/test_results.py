@@ -90,7 +90,7 @@ def test_record_says_how_it_was_made(project, monkeypatch):
     assert {"figure.png", "figure.svg", "table.csv", "table.md"} <= record["files"].keys()
     assert {p.name for p in folder.iterdir()} == {*record["files"], "record.json"}
     assert record["versions"]["torch"] and record["device"] and record["threads"] >= 1 and record["seconds"] >= 0
-    assert record["peak_memory"]["host"] > 1e7 and record["figures"] == {"figure": "A line that rises from one to two."}
+    assert record["peak_memory"]["host"] > 1e7 and record["figures"] == {"figure": {"alt": "A line that rises from one to two."}}
     assert set(record) >= {"commit", "date", "claims", "inputs", "command", "scale", "item"}
     assert "town" in result.header() and "**smoke**" in result.header()._repr_markdown_()
 
@@ -203,6 +203,25 @@ def test_metrics_are_compared_by_name():
     run = lambda key, seed: {"key": key, "recipe": "r", "version": 1, "settings": {}, "data": {}, "seed": seed}
     assert seed_spreads([run("p", 0), run("q", 1)], {"p": {"m": 0.0}, "q": {"m": 2.0}}) == {"m": pytest.approx(2**0.5)}
     assert seed_spreads([run("p", 0)], {"p": {"m": 0.0}}) == {}
+
+
+def test_readme_takes_shipped_figures(project, monkeypatch):
+    """Picture and alt text; the generator of README.md reads `data`."""
+    from dgnb.results import readme_figure
+    monkeypatch.setenv("DGNB_OUT", str(project / "figures" / "tiny-a"))
+    result = start("tiny-a", "laptop")
+    result.figure(figure(), alt="A line that rises from one to two.")
+    result.save()
+    assert readme_figure("tiny-a").data == "![A line that rises from one to two.](../figures/tiny-a/figure.png)"
+    assert (project / "figures" / "tiny-a" / "figure.png").is_file() and readme_results().data.startswith("| item |")
+
+
+def test_records_hold_no_nan(project):
+    """Numbers that are not finite are null, so that any JSON reader takes the record."""
+    result = start("tiny-a", "smoke", rate=float("nan"))
+    result.claim("up", "within noise", effect=np.nan, interval=(np.nan, 1))
+    record = json.loads((result.save() / "record.json").read_text(), parse_constant=pytest.fail)
+    assert record["claims"][0]["effect"] is None and record["claims"][0]["interval"] == [None, 1.0] and record["parameters"]["rate"] is None
 
 
 def test_broken_record_is_no_record(project):

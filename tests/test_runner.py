@@ -17,7 +17,7 @@ from tiny import PARAMETERS, SAVE, START, executed, make_project, row, write_cat
 from dgnb.catalogue import CatalogueError, load_catalogue
 from dgnb.freshness import states
 from dgnb.results import read_record
-from dgnb.runner import Job, RunnerError, parameters_of, parse_value, plan, run_jobs
+from dgnb.runner import STOPPED, Job, RunnerError, parameters_of, parse_value, plan, run_jobs
 from dgnb.shipping import ship, ship_notebook
 
 SHOWY = """print("one")
@@ -118,8 +118,41 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
     started = time.time()
     outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1, stop_after_first)}
     assert time.time() - started < 30
-    assert outcomes["tiny-a"].ok and not outcomes["tiny-b"].ok and "tiny-c" not in outcomes
+    assert outcomes["tiny-a"].ok and outcomes["tiny-b"].cause == STOPPED and "tiny-c" not in outcomes
     assert read_record(outcomes["tiny-a"].folder)
+
+
+def test_workers_that_are_kept_execute_several(tmp_path, monkeypatch):
+    """Where processes cannot be forked (macOS, Windows) one worker imports once and takes one notebook after the other."""
+    import multiprocessing
+
+    import dgnb.runner as runner
+    monkeypatch.setattr(runner, "_context", lambda warm: (multiprocessing.get_context("spawn"), True))
+    make_project(tmp_path, monkeypatch, a=("import os; leak = 1; print(os.getpid())",), b=("import os; assert 'leak' not in globals(); print(os.getpid())",))
+    assert [o.cause for o in run_jobs(jobs_of("a", "b"), 1)] == ["", ""]
+    first, second = (shown(executed(tmp_path, f"tiny-{n}"))[3][0][2] for n in "ab")
+    assert first == second != f"{os.getpid()}\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+def test_no_worker_outlives_a_killed_command(tmp_path, monkeypatch):
+    """After kill -9 of the command nothing goes on training unseen."""
+    make_project(tmp_path, monkeypatch, a=("import os, time, pathlib\npathlib.Path(os.environ['DGNB_OUT'], 'pid').write_text(str(os.getpid()))\ntime.sleep(60)",))
+    command = subprocess.Popen([sys.executable, "-m", "dgnb.cli", "run", "tiny-a", "--scale", "smoke"], stdout=subprocess.DEVNULL)
+    file = tmp_path / "figures" / "tiny-a" / "smoke" / "pid"
+    wait(lambda: file.is_file() and file.read_text(), 60)
+    worker = int(file.read_text())
+    command.kill()
+    command.wait()
+    wait(lambda: not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2], 10)
+
+
+def wait(done, seconds: float) -> None:
+    """Until it is done, or fail."""
+    end = time.time() + seconds
+    while not done():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_parameters_are_checked(tmp_path, monkeypatch):
