@@ -86,13 +86,13 @@ def _checked_alt(alt: str) -> str:
 def figure_png(
     fig: Figure,                  # the figure
     dpi: int = DPI,               # dots per inch; a multiple of 90 keeps the pixels of image grids square
-    colours: int | None = None,   # at most so many colours (2..256); a sheet of photographs shrinks to about a third
+    colours: int | None = None,   # at most so many colours (2..256); a sheet of photographs shrinks to less than half
 ) -> bytes:
     """The figure as PNG bytes without dates or version numbers."""
     raw, packed = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=dpi, facecolor=fig.get_facecolor())
     image = Image.open(raw).convert("RGB")
-    (image.quantize(colours) if colours else image).save(packed, format="png", optimize=True)
+    (image.quantize(colours, kmeans=3) if colours else image).save(packed, format="png", optimize=True)
     return packed.getvalue()
 
 # %% ../nbs/1_foundations/01_figures.ipynb #e679457b
