@@ -109,15 +109,18 @@ def test_plain_needs_no_jupyter(tmp_path, monkeypatch):
 
 def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
     """Ctrl-C ends what runs within seconds; the finished item stays finished and the waiting one is not begun."""
-    make_project(tmp_path, monkeypatch, a=("x = 1",), b=("import time; time.sleep(60)",), c=("x = 1",))
+    mark = tmp_path / "begun"
+    make_project(tmp_path, monkeypatch, a=("x = 1",), b=(f"import time; open({str(mark)!r}, 'w').close(); time.sleep(600)",), c=("x = 1",))
+    sent = []
 
-    def stop_after_first(outcome):
-        if outcome.item == "tiny-a":
-            threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def interrupt():
+        wait(mark.exists)
+        sent.append(time.time())
+        os.kill(os.getpid(), signal.SIGINT)
 
-    started = time.time()
-    outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1, stop_after_first)}
-    assert time.time() - started < 30
+    threading.Thread(target=interrupt).start()
+    outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1)}
+    assert time.time() - sent[0] < 20
     assert outcomes["tiny-a"].ok and outcomes["tiny-b"].cause == STOPPED and "tiny-c" not in outcomes
     assert read_record(outcomes["tiny-a"].folder)
 
@@ -128,26 +131,33 @@ def test_workers_that_are_kept_execute_several(tmp_path, monkeypatch):
 
     import dgnb.runner as runner
     monkeypatch.setattr(runner, "_context", lambda warm: (multiprocessing.get_context("spawn"), True))
-    make_project(tmp_path, monkeypatch, a=("import os; leak = 1; print(os.getpid())",), b=("import os; assert 'leak' not in globals(); print(os.getpid())",))
-    assert [o.cause for o in run_jobs(jobs_of("a", "b"), 1)] == ["", ""]
-    first, second = (shown(executed(tmp_path, f"tiny-{n}"))[3][0][2] for n in "ab")
+    make_project(tmp_path, monkeypatch, a=(), b=())
+    write_notebook(tmp_path / "nbs" / "a.ipynb", "import os; leak = 1; print(os.getpid())")
+    write_notebook(tmp_path / "nbs" / "b.ipynb", "import os; assert 'leak' not in globals(); print(os.getpid())")
+    assert ["result.save()" in o.cause for o in run_jobs(jobs_of("a", "b"), 1)] == [True, True]
+    first, second = (shown(executed(tmp_path, f"tiny-{n}"))[-1][0][2] for n in "ab")
     assert first == second != f"{os.getpid()}\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel for it")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_no_worker_outlives_a_killed_command(tmp_path, monkeypatch):
-    """After kill -9 of the command nothing goes on training unseen."""
-    make_project(tmp_path, monkeypatch, a=("import os, time, pathlib\npathlib.Path(os.environ['DGNB_OUT'], 'pid').write_text(str(os.getpid()))\ntime.sleep(60)",))
-    command = subprocess.Popen([sys.executable, "-m", "dgnb.cli", "run", "tiny-a", "--scale", "smoke"], stdout=subprocess.DEVNULL)
-    file = tmp_path / "figures" / "tiny-a" / "smoke" / "pid"
-    wait(lambda: file.is_file() and file.read_text(), 60)
-    worker = int(file.read_text())
+    """After kill -9 of the command nothing goes on training unseen: neither the worker nor what it started."""
+    make_project(tmp_path, monkeypatch, a=())
+    write_notebook(tmp_path / "nbs" / "a.ipynb", "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '600'])\n"
+                   "pathlib.Path(os.environ['DGNB_OUT'], 'pids').write_text(f'{os.getpid()} {child.pid} end')\nchild.wait()")
+    code = ("import dgnb.runner as r\nfrom dgnb.catalogue import load_catalogue\ncold = r._context\nr._context = lambda warm: cold(False)\n"
+            "r.run_jobs([r.plan(load_catalogue()['tiny-a'], 'smoke', mode='plain')])")
+    command = subprocess.Popen([sys.executable, "-c", code])
+    file = tmp_path / "figures" / "tiny-a" / "smoke" / "pids"
+    wait(lambda: file.is_file() and file.read_text().endswith("end"))
+    pids = file.read_text().split()[:2]
     command.kill()
     command.wait()
-    wait(lambda: not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2], 10)
+    for pid in pids:
+        wait(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", 20)
 
 
-def wait(done, seconds: float) -> None:
+def wait(done, seconds: float = 240) -> None:
     """Until it is done, or fail."""
     end = time.time() + seconds
     while not done():
