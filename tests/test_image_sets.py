@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dgnb import image_sets as sets
+from dgnb import layouts
 from dgnb.image_sets import CUHK, DUKE, LAYOUTS, MARKET, MSMT, check_images, load_image_set, open_set, write_image_set
 from dgnb.worlds import WORLDS, make_world
 
@@ -205,7 +206,7 @@ def test_writing_never_replaces_anything_else(market, worlds, tmp_path):
 
 
 def test_equal_names_are_refused(market, tmp_path, monkeypatch):
-    monkeypatch.setattr(sets, "new_name", lambda layout, record, number: layout.example)
+    monkeypatch.setattr(layouts, "new_name", lambda layout, record, number: layout.example)
     with pytest.raises(ValueError, match="names must differ"):
         write_image_set(make_world("mannequin-duke", "smoke", **SMALL), tmp_path / "x", layout="market1501")
 
@@ -364,7 +365,7 @@ def test_one_image_identity_stays_in_the_gallery(tmp_path):
     found = load_image_set("folder", tmp_path / "mine")
     singles = [r for r in found.gallery if found.identities[r.pid].startswith("alone")]
     assert singles and not {r.pid for r in singles} & {r.pid for r in found.query}
-    assert any(f"{len(singles)} test identities" in note for note in found.notes)
+    assert any(note.startswith(f"{len(singles)} of the tested identities") for note in found.notes)
 
 
 def write_csv(path, rows, header="path,camera,split"):
@@ -395,7 +396,8 @@ def test_folder_with_cameras_asks_only_what_can_be_answered(tmp_path):
 @pytest.mark.parametrize("rows, header, message", [
     ([("person a/ü 0.jpg", 1)], "file,camera", "columns path"),
     ([], "path,camera", "at least one row"),
-    ([("person a/none.jpg", 1)], "path,camera", "line 2: no image person a/none.jpg"),
+    ([("person a/none.jpg", 1)], "path,camera", "line 2: no image 'person a/none.jpg'"),
+    ([("person a/ü 0.jpg",)], "path,camera", "line 2: no camera for person a/ü 0.jpg"),
     ([("person a/ü 0.jpg", 1, "test")], "path,camera,split", "unknown split 'test'"),
     ([("person a/ü 0.jpg", 1)], "path,camera", "lists 1 of 12 images; the first missing is person a/ü 1.jpg"),
 ])
@@ -407,12 +409,22 @@ def test_csv_faults(tmp_path, rows, header, message):
         load_image_set("folder", root, cameras=tmp_path / "none.csv")
 
 
+def test_csv_of_a_spreadsheet(tmp_path):
+    root, table = people(tmp_path / "mine"), tmp_path / "c.csv"
+    text = "path,camera\r\n" + "".join(f"{name},{1 + n % 2}\r\n" for n, name in enumerate(sets.image_files(root))).replace("/", "\\")
+    table.write_bytes(text.encode("utf-8-sig"))
+    assert load_image_set("folder", root, cameras=table).camera_rule
+    table.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="c.csv is not a CSV file in UTF-8.*save it as"):
+        load_image_set("folder", root, cameras=table)
+
+
 def test_partial_csv_and_partial_split(tmp_path):
     root = people(tmp_path / "mine")
     names = sets.image_files(root)
     table = write_csv(tmp_path / "c.csv", [(n, 1 + k % 2) for k, n in enumerate(names[:-1])], "path,camera")
     loose = load_image_set("folder", root, cameras=table, strict=False)
-    assert sum(map(len, (loose.train, loose.query, loose.gallery))) == 11
+    assert sum(map(len, (loose.train, loose.query, loose.gallery))) == 11 and any("1 images without a camera" in note for note in loose.notes)
     table = write_csv(tmp_path / "d.csv", [(n, 1, "train" if k else "") for k, n in enumerate(names)])
     with pytest.raises(ValueError, match="have no split"):
         load_image_set("folder", root, cameras=table)
