@@ -5,7 +5,8 @@ import importlib
 import json
 import sys
 
-from dgnb.run_store import RunSpec, RunStore, RunStoreError
+from dgnb.run_store import RunSpec, RunStore
+from dgnb.safe_files import StoreError
 
 
 def main(request: str) -> int:  # JSON with module, spec, local, progress, threads, since -> exit status
@@ -15,7 +16,7 @@ def main(request: str) -> int:  # JSON with module, spec, local, progress, threa
     store = RunStore(wanted["local"], shipped=f"{wanted['local']}/.none", threads=wanted["threads"])
     try:
         store.get(RunSpec(**wanted["spec"]), train=True, fresh=wanted["since"], progress=wanted["progress"])
-    except RunStoreError as error:
+    except StoreError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

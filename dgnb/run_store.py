@@ -5,23 +5,19 @@
 # %% ../nbs/1_foundations/12_run_store.ipynb #a6af6c0f
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,37 +28,22 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
-from .paths import local_runs, project_root, shipped_runs
+from .machine import environment, peak_memory, process_rank, wanted_processes
+from .paths import local_runs, shipped_runs
+from .safe_files import StoreError, one_line_errors, write_bytes, write_json
 from .scales import choose, deterministic, seed_everything
 
 # %% auto #0
-__all__ = ['RECIPES', 'RunStoreError', 'MissingRun', 'DamagedRun', 'UnknownRecipe', 'plain', 'thaw', 'RunSpec', 'one_line_errors',
-           'write_bytes', 'write_json', 'pack_state', 'unpack_state', 'save_state', 'load_state', 'Recipe', 'recipe',
-           'find_recipe', 'flat_weights', 'to_half', 'RunContext', 'cpu_model', 'peak_memory', 'environment', 'seal',
-           'check_files', 'Run', 'open_run', 'RunStatus', 'process_rank', 'repeatable', 'RunStore']
+__all__ = ['RECIPES', 'plain', 'thaw', 'RunSpec', 'RunStoreError', 'MissingRun', 'DamagedRun', 'UnknownRecipe', 'Recipe',
+           'recipe', 'find_recipe', 'flat_weights', 'to_half', 'RunContext', 'seal', 'check_files', 'Run',
+           'kept_weights', 'open_run', 'repeatable', 'RunStatus', 'RunStore']
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #9ad01bd9
-class RunStoreError(RuntimeError):
-    """Something about a run or its folder that a person has to know; the message is one line with the mend."""
-
-
-class MissingRun(RunStoreError):
-    """The run was never trained here; the message has the command that trains it."""
-
-
-class DamagedRun(RunStoreError):
-    """A file of the run is missing or differs from its checksum; the message names it and the mend."""
-
-
-class UnknownRecipe(RunStoreError):
-    """No trainer of that name and version is registered in this process."""
-
-# %% ../nbs/1_foundations/12_run_store.ipynb #beb3b36b
 def plain(
     value: Any,  # numbers, text, booleans, None, and lists, tuples and mappings of these (NumPy scalars count as numbers)
     where: str = "settings",  # how to call the value in an error
 ) -> Any:  # the same value in the few immutable types a key is made of
-    """Normalise a value for a run's key: 1.0 becomes 1, lists become tuples; a TypeError names what cannot be part of a key."""
+    """Normalise a value for a run's key: 1.0 becomes 1, lists become tuples; a TypeError or ValueError names what cannot be part of a key."""
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or type(value) in (bool, int, str):
         return value
@@ -81,7 +62,7 @@ def _plain_float(value: float, where: str) -> int | float:
         raise ValueError(f"{where} is {value}: a run's key takes finite numbers only")
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
-
+# %% ../nbs/1_foundations/12_run_store.ipynb #d6bd20c8
 def _plain_name(key: Any, where: str) -> str:
     if type(key) is not str:
         raise TypeError(f"{where} has the name {key!r}: names in a run's key are text, write {str(key)!r}")
@@ -144,129 +125,20 @@ class RunSpec:
         return RunSpec, tuple(self.as_dict().values())
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #c32a9389
-@contextmanager
-def one_line_errors(
-    what: str,  # what was being done, e.g. "cannot write runs/toy/metrics.json"
-) -> Iterator[None]:
-    """Turn the operating system's errors (disk full, not writable, not a folder) into a `RunStoreError` of one line with the mend."""
-    try:
-        yield
-    except OSError as error:
-        mends = {errno.ENOSPC: "free some space (nothing already written is lost) or point DGNB_RUNS to another disk",
-                 errno.EDQUOT: "your quota is used up: free some space or point DGNB_RUNS to another disk",
-                 errno.EFBIG: "the file is larger than this disk or your limits allow: point DGNB_RUNS elsewhere"}
-        mend = mends.get(error.errno, "check the path and its permissions, or point DGNB_RUNS to a folder you can write to")
-        raise RunStoreError(f"{what}: {error.strerror or error}; {mend}") from error
+class RunStoreError(StoreError):
+    """Something about a run that a person has to know; the message is one line with the mend."""
 
 
-def write_bytes(
-    path: Path | str,  # the file; folders are made
-    content: bytes,  # all of it
-) -> str:  # SHA-256 of the content, in hexadecimal
-    """Write a file atomically: after a crash it holds the old content or the new, never a part; a `RunStoreError` if it cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with one_line_errors(f"cannot write {path} ({len(content):,} bytes)"):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-    return hashlib.sha256(content).hexdigest()
+class MissingRun(RunStoreError):
+    """The run was never trained here; the message has the command that trains it."""
 
 
-def write_json(path: Path | str, value: Any) -> str:  # file; numbers, text, lists and dicts -> SHA-256 of the file
-    """Write readable JSON atomically; a ValueError for NaN and infinity, which JSON does not have."""
-    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-# %% ../nbs/1_foundations/12_run_store.ipynb #e94106b1
-_TAG = "!"
+class DamagedRun(RunStoreError):
+    """A file of the run is missing or differs from its checksum; the message names it and the mend."""
 
 
-def pack_state(
-    state: Any,  # nested dicts, lists and tuples of tensors, arrays, numbers, text and None
-) -> tuple[dict[str, torch.Tensor], Any]:  # tensors by name, and the rest as JSON-able values
-    """Split a state into tensors and JSON; a TypeError names the place of anything else."""
-    tensors: dict[str, torch.Tensor] = {}
-    return tensors, _pack(state, "state", tensors)
-
-
-def _pack(value: Any, path: str, tensors: dict) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, torch.Tensor):
-        return {_TAG: "tensor", "at": _keep(value, path, tensors)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        raw = torch.from_numpy(np.frombuffer(value.tobytes(), np.uint8).copy())
-        return {_TAG: "array", "at": _keep(raw, path, tensors), "dtype": value.dtype.str, "shape": value.shape}
-    if isinstance(value, (list, tuple)):
-        items = [_pack(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
-        return items if isinstance(value, list) else {_TAG: "tuple", "items": items}
-    if isinstance(value, dict):
-        return _pack_dict(value, path, tensors)
-    raise TypeError(f"{path} is a {type(value).__name__}, which a checkpoint cannot hold: use tensors, arrays, numbers, text, lists and dicts")
-
-
-def _keep(tensor: torch.Tensor, path: str, tensors: dict) -> str:
-    name = f"{len(tensors)}:{path}"
-    tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return name
-
-
-def _pack_dict(value: dict, path: str, tensors: dict) -> Any:
-    if all(type(key) is str for key in value) and _TAG not in value and not isinstance(value, Counter):
-        return {key: _pack(item, f"{path}/{key}", tensors) for key, item in value.items()}
-    pairs = [[_pack(key, path, tensors), _pack(item, f"{path}/{key}", tensors)] for key, item in value.items()]
-    return {_TAG: "counter" if isinstance(value, Counter) else "dict", "items": pairs}
-
-# %% ../nbs/1_foundations/12_run_store.ipynb #dd1939ec
-def unpack_state(
-    tensors: Mapping[str, torch.Tensor],  # as from `pack_state`
-    packed: Any,  # as from `pack_state`
-) -> Any:  # the state
-    """Put a packed state together again; a KeyError when a tensor is missing."""
-    if isinstance(packed, list):
-        return [unpack_state(tensors, item) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    kind = packed.get(_TAG)
-    if kind is None:
-        return {key: unpack_state(tensors, item) for key, item in packed.items()}
-    if kind == "tensor":
-        return tensors[packed["at"]]
-    if kind == "array":
-        return np.frombuffer(tensors[packed["at"]].numpy().tobytes(), packed["dtype"]).reshape(packed["shape"]).copy()
-    items = unpack_state(tensors, packed["items"])
-    return tuple(items) if kind == "tuple" else (Counter if kind == "counter" else dict)(dict(map(tuple, items)))
-
-# %% ../nbs/1_foundations/12_run_store.ipynb #3d7b34e4
-def save_state(
-    path: Path | str,  # the file to write, `*.safetensors`; its checksum goes to `*.safetensors.sha256`
-    state: Any,  # anything `pack_state` takes
-) -> None:
-    """Write a state atomically as safetensors with JSON in the header, and its checksum last; a `RunStoreError` if the disk is full."""
-    tensors, packed = pack_state(state)
-    digest = write_bytes(path, safetensors.torch.save(tensors, {"state": json.dumps(packed)}))
-    write_bytes(f"{path}.sha256", f"{digest}  {Path(path).name}\n".encode())
-
-
-def load_state(path: Path | str) -> Any:  # a file `save_state` wrote -> the state, tensors on the CPU
-    """Read a state back; a `DamagedRun` when the file is missing, incomplete or differs from its checksum. Nothing is ever unpickled."""
-    try:
-        content, note = Path(path).read_bytes(), Path(f"{path}.sha256").read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedRun(f"{path} or its .sha256 cannot be read ({type(error).__name__})") from error
-    if note.split()[:1] != [hashlib.sha256(content).hexdigest()]:
-        raise DamagedRun(f"{path} differs from its checksum: it was cut short or changed after it was written")
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:8 + size])["__metadata__"]
-    return unpack_state(safetensors.torch.load(content), json.loads(header["state"]))
+class UnknownRecipe(RunStoreError):
+    """No trainer of that name and version is registered in this process."""
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #cd8a1bff
 @dataclass(frozen=True)
@@ -362,50 +234,6 @@ class RunContext:
             write_bytes(self.folder / "weights.safetensors", safetensors.torch.save(kept))
         return {k: v.float() if v.dtype == torch.float16 else v for k, v in kept.items()}
 
-# %% ../nbs/1_foundations/12_run_store.ipynb #6f5f7bac
-def _version(package: str) -> str | None:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with `+changes` when tracked files differ from it; None outside a checkout."""
-    root = project_root()
-    with suppress(OSError, subprocess.SubprocessError):
-        if root:
-            git = lambda *words: subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-            return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    return None
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def peak_memory() -> dict[str, int]:  # bytes of main memory, and of the GPU where one is used
-    """The most memory this process has held so far."""
-    host = 0
-    with suppress(ImportError):
-        import resource
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"host": int(host), "device": int(device)}
-
-
-def environment() -> dict[str, Any]:
-    """What a result was made with: package versions, device, processor, threads, commit, date (UTC)."""
-    packages = ("dgnb", "torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "safetensors")
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return {"versions": {"python": platform.python_version()} | {p: v for p in packages if (v := _version(p))},
-            "device": device, "cpu": cpu_model(), "system": platform.system(), "threads": torch.get_num_threads(),
-            "commit": _commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-
 # %% ../nbs/1_foundations/12_run_store.ipynb #3f1088cf
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -474,17 +302,22 @@ class Run:
         """Whether the weights are there."""
         return "weights.safetensors" in self.record["files"]
 
-    def raw_weights(self) -> dict[str, torch.Tensor]:
-        """The weights as they were kept, mostly in half precision."""
-        return dict(sorted(safetensors.torch.load((self.folder / "weights.safetensors").read_bytes()).items()))
-
     def weights(self, part: str = "") -> dict[str, torch.Tensor]:
         """The weights in float32 on the CPU, of all or of one named module (`part`); a `MissingRun` when they were not kept."""
-        if not self.has_weights:
-            raise MissingRun(f"{self.spec.name} came without its weights; `RunStore().get(spec, train=True, weights=True)` trains it here")
-        prefix = f"{choose(part, {k.split('.')[0] for k in self.raw_weights()}, 'part of the weights')}." if part else ""
-        return {k.removeprefix(prefix): v.float() if v.dtype == torch.float16 else v
-                for k, v in self.raw_weights().items() if k.startswith(prefix)}
+        return _weights_of(self, part)
+
+# %% ../nbs/1_foundations/12_run_store.ipynb #aa9e93c0
+def kept_weights(run: Run) -> dict[str, torch.Tensor]:
+    """The weights as they were kept, mostly in half precision; a `MissingRun` when they were not."""
+    if not run.has_weights:
+        raise MissingRun(f"{run.spec.name} came without its weights; `RunStore().get(spec, train=True, weights=True)` trains it here")
+    return dict(sorted(safetensors.torch.load((run.folder / "weights.safetensors").read_bytes()).items()))
+
+
+def _weights_of(run: Run, part: str) -> dict[str, torch.Tensor]:
+    kept = kept_weights(run)
+    prefix = f"{choose(part, {k.split('.')[0] for k in kept}, 'part of the weights')}." if part else ""
+    return {k.removeprefix(prefix): v.float() if v.dtype == torch.float16 else v for k, v in kept.items() if k.startswith(prefix)}
 
 
 def open_run(
@@ -499,15 +332,6 @@ def open_run(
     return Run(spec, folder, record, shipped)
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #cdbe5af0
-@dataclass(frozen=True)
-class RunStatus:
-    """Where a run stands."""
-    name: str  # the run's folder name
-    state: str  # "shipped", "local", "damaged", "running", "partial" or "missing"
-    detail: str = ""  # what is damaged, who is running it
-    record: Mapping[str, Any] | None = None  # the record of a finished run
-
-
 @contextmanager
 def _lock(path: Path, name: str) -> Iterator[None]:
     """Hold the run's lock; when another process has it, say which one on stderr and wait."""
@@ -527,7 +351,7 @@ def _lock(path: Path, name: str) -> Iterator[None]:
             holder.unlink()
         lock.release()
 
-
+# %% ../nbs/1_foundations/12_run_store.ipynb #fd3faa53
 def _holder(note: Path) -> str:
     try:
         facts = json.loads(note.read_text())
@@ -544,21 +368,6 @@ def _is_locked(path: Path) -> bool:
         except Timeout:
             return True
     return False
-
-# %% ../nbs/1_foundations/12_run_store.ipynb #15c88bb9
-def process_rank() -> int:
-    """This process's number among those of one training (torchrun, Lightning Fabric and SLURM say it in the environment); 0 when alone."""
-    env = os.environ
-    if "RANK" in env:
-        return int(env["RANK"])
-    if "LOCAL_RANK" in env:
-        local, per_node = int(env["LOCAL_RANK"]), int(env.get("DGNB_DEVICES") or 1)
-        return int(env.get("NODE_RANK", 0)) * per_node + local
-    return int(env.get("SLURM_PROCID", 0)) if int(env.get("SLURM_NTASKS", 1)) > 1 else 0
-
-
-def _wanted_processes() -> int:
-    return int(os.environ.get("DGNB_DEVICES") or 1) * int(os.environ.get("DGNB_NODES") or 1)
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #ba58d6f7
 @contextmanager
@@ -657,7 +466,7 @@ class _Workshop(_Shelves):
             raise RunStoreError(f"recipe {spec.recipe!r} ended without saving metrics; call context.save_metrics")
         seconds = round(context.earlier_seconds + time.perf_counter() - start, 2)
         seal(part, {"format": 1, "name": spec.name, "spec": spec.as_dict(), "seconds": seconds, "resumed": context.resumed,
-                    "peak_memory": peak_memory(), "processes": _wanted_processes(),
+                    "peak_memory": peak_memory(), "processes": wanted_processes(),
                     "precision": os.environ.get("DGNB_PRECISION") or "32-true", **made})
         _replace_folder(part, target)
         shutil.rmtree(target / "checkpoint", ignore_errors=True)
@@ -698,7 +507,7 @@ class _Desk(_Workshop):
         find_recipe(spec)
         if process_rank():
             return _follow(self, spec)
-        if _wanted_processes() > 1 and not {"DGNB_LAUNCHED", "LOCAL_RANK"} & set(os.environ):
+        if wanted_processes() > 1 and not {"DGNB_LAUNCHED", "LOCAL_RANK"} & set(os.environ):
             return _train_in_processes(self, spec, since, progress)
         with _lock(self._paths(spec)[2], spec.name):
             return self._already(spec, since) or self._make(spec, since, progress)
@@ -713,7 +522,7 @@ def _train_in_processes(store: _Desk, spec: RunSpec, since: float, progress: str
                "threads": store.threads, "since": since}
     done = subprocess.run([sys.executable, "-m", "dgnb.launch", json.dumps(request)], env=os.environ | {"DGNB_LAUNCHED": "1"})
     if done.returncode:
-        raise RunStoreError(f"{spec.name}: training on {_wanted_processes()} processes ended with exit status {done.returncode} (see above)")
+        raise RunStoreError(f"{spec.name}: training on {wanted_processes()} processes ended with exit status {done.returncode} (see above)")
     return open_run(store.local / spec.name, spec)
 
 
@@ -730,8 +539,17 @@ def _follow(store: _Desk, spec: RunSpec) -> Run:
     return open_run(target, spec)
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #cb1e7cfa
-class RunStore(_Desk):
-    """Finds a run in the shipped store, then in the local one; trains, resumes or retrains it there when asked to."""
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands."""
+    name: str  # the run's folder name
+    state: str  # "shipped", "local", "damaged", "running", "partial" or "missing"
+    detail: str = ""  # what is damaged, who is running it
+    record: Mapping[str, Any] | None = None  # the record of a finished run
+
+
+class _Inventory(_Desk):
+    """What there is."""
 
     def status(self, spec: RunSpec) -> RunStatus:  # which run -> where it stands
         """Where the run stands, without training anything; files of finished runs are checked."""
@@ -757,6 +575,10 @@ class RunStore(_Desk):
                 found[name] = RunStatus(name, "damaged", f"{file} cannot be read")
         return [found[name] for name in sorted(found)]
 
+# %% ../nbs/1_foundations/12_run_store.ipynb #899837ed
+class RunStore(_Inventory):
+    """Finds a run in the shipped store, then in the local one; trains, resumes or retrains it there when asked to."""
+
     def ship(
         self,
         spec: RunSpec,  # which local run
@@ -777,7 +599,7 @@ class RunStore(_Desk):
             _replace_folder(made, self.shipped / spec.name)
         return self.shipped / spec.name
 
-# %% ../nbs/1_foundations/12_run_store.ipynb #899837ed
+# %% ../nbs/1_foundations/12_run_store.ipynb #d8998e26
 def _files_to_ship(run: Run, weights: bool, limit: int) -> list[str]:
     """The names of the files to copy, or a `RunStoreError` saying why the run does not qualify."""
     sizes = {name: facts["bytes"] for name, facts in run.record["files"].items() if name != "weights.safetensors"}
@@ -787,6 +609,6 @@ def _files_to_ship(run: Run, weights: bool, limit: int) -> list[str]:
     if weights and not run.has_weights:
         raise RunStoreError(f"{run.spec.name} kept no weights to ship")
     if weights and any(t.is_floating_point() and t.dtype != torch.float16 and torch.isfinite(t.half()).all()
-                       for t in run.raw_weights().values()):
+                       for t in kept_weights(run).values()):
         raise RunStoreError(f"{run.spec.name} kept its weights in full precision; only half precision is shipped: save_weights(..., half=True)")
     return [*sizes, "weights.safetensors"] if weights else [*sizes]

@@ -5,32 +5,31 @@
 # %% ../nbs/1_foundations/13_training.ipynb #f827ad8e
 from __future__ import annotations
 
+import importlib
 import math
 import os
-import random
 import signal
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from .run_store import DamagedRun, RunContext, RunStoreError, load_state, peak_memory, process_rank, save_state
-from .scales import choose, derive_seed, seed_everything
+from .machine import peak_memory
+from .progress import Progress
+from .resuming import Batches, Checkpoints, find_place, rng_state, set_rng_state, undisturbed
+from .run_store import RunContext
+from .safe_files import StoreError
+from .scales import choose, seed_everything
 
 # %% auto #0
-__all__ = ['Schedule', 'ramp', 'steps', 'lr_scheduler', 'rng_state', 'set_rng_state', 'undisturbed', 'Checkpoints', 'Batches',
-           'find_place', 'make_fabric', 'Loop', 'capture', 'restore', 'NonFiniteLoss', 'Window', 'check_weights',
-           'progress_mode', 'Progress', 'polite_stop', 'FitResult', 'fit']
+__all__ = ['Schedule', 'ramp', 'steps', 'lr_scheduler', 'make_fabric', 'Loop', 'capture', 'restore', 'NonFiniteLoss', 'Window',
+           'check_weights', 'polite_stop', 'FitResult', 'fit']
 
 # %% ../nbs/1_foundations/13_training.ipynb #d8dbc1ef
 _BETWEEN = {
@@ -103,174 +102,13 @@ def lr_scheduler(
     """A torch scheduler that multiplies the optimizer's learning rates by a schedule."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda iteration: factor(iteration))
 
-# %% ../nbs/1_foundations/13_training.ipynb #af1671ab
-def rng_state() -> dict[str, Any]:
-    """The state of Python's, NumPy's and torch's global generators, every GPU included."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:  # as from `rng_state`
-    """Put all global generators back into a state."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-@contextmanager
-def undisturbed(modules: Iterable[nn.Module] = ()) -> Iterator[None]:  # networks to put into evaluation mode
-    """Look at a training without changing it: no gradients, evaluation mode, and all generators put back afterwards."""
-    state, modes = rng_state(), [(m, m.training) for module in modules for m in module.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        set_rng_state(state)
-
-# %% ../nbs/1_foundations/13_training.ipynb #db03c6fd
-class Checkpoints:
-    """The last good checkpoints of one training, in a folder; each is whole or absent, and belongs to one run."""
-
-    def __init__(
-        self,
-        folder: Path | str,  # where they lie
-        key: str = "",  # what they belong to; a checkpoint of another key is refused
-        rank: int = 0,  # this process's number: every process keeps its own generators and loader
-        keep: int = 2,  # how many to keep, so that a damaged one can be passed over
-    ):
-        self.folder, self.key, self.rank, self.keep = Path(folder), key, rank, keep
-
-    def file(self, iteration: int, rank: int | None = None) -> Path:
-        """The file of one iteration and process."""
-        return self.folder / f"{iteration:09d}.rank{self.rank if rank is None else rank}.safetensors"
-
-    def iterations(self) -> list[int]:
-        """The iterations there are complete-looking checkpoints of, rising."""
-        return sorted({int(p.name.split(".")[0]) for p in self.folder.glob(f"*.rank{self.rank}.safetensors.sha256")})
-
-    def save(self, iteration: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then remove all but the newest few; a `RunStoreError` when the disk is full (older ones stay)."""
-        save_state(self.file(iteration), {"key": self.key, "iteration": iteration, "state": dict(state)})
-        for old in self.iterations()[:-self.keep]:
-            self._remove(old)
-
-    def load(self, iteration: int, rank: int | None = None) -> dict[str, Any]:
-        """One checkpoint of this (or another) process; a `DamagedRun` when it is damaged, a `RunStoreError` when it belongs to another run."""
-        content = load_state(self.file(iteration, rank))
-        if content["key"] != self.key:
-            raise RunStoreError(f"{self.file(iteration)} is a checkpoint of {content['key'] or 'an unnamed run'!r}, not of {self.key!r}: "
-                                "give this run a folder of its own, or remove the checkpoints to start afresh")
-        return content["state"]
-
-    def newest(self, processes: int = 1) -> int | None:
-        """The newest iteration whose checkpoint is good for every process, or None; damaged ones are named in a warning and passed over."""
-        for iteration in reversed(self.iterations()):
-            try:
-                for rank in range(min(processes, self.load(iteration)["processes"])):
-                    self.load(iteration, rank)
-                return iteration
-            except DamagedRun as error:
-                warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=2)
-                self._remove(iteration)
-        return None
-
-    def _remove(self, iteration: int) -> None:
-        for path in (f"{self.file(iteration)}.sha256", self.file(iteration)):
-            Path(path).unlink(missing_ok=True)
-
-# %% ../nbs/1_foundations/13_training.ipynb #9e27bceb
-def _parts(loader: Any) -> list[Any]:
-    """The loader and the samplers inside it, each once."""
-    parts = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
-    return list({id(part): part for part in parts if part is not None}.values())
-
-
-def _epoch_start(loader: Any) -> dict[str, Any]:
-    """What an epoch's batches depend on: the global generators, the loader's own, and the states of its samplers."""
-    own = [p.generator.get_state() for p in _parts(loader) if isinstance(getattr(p, "generator", None), torch.Generator)]
-    samplers = [p.state_dict() for p in _parts(loader)[1:] if hasattr(p, "state_dict")]
-    return {"rng": rng_state(), "generators": own, "samplers": samplers}
-
-
-def _go_to_epoch_start(loader: Any, start: Mapping[str, Any]) -> None:
-    set_rng_state(start["rng"])
-    with_generator = [p for p in _parts(loader) if isinstance(getattr(p, "generator", None), torch.Generator)]
-    for part, state in zip(with_generator, start["generators"]):
-        part.generator.set_state(state)
-    for part, state in zip([p for p in _parts(loader)[1:] if hasattr(p, "state_dict")], start["samplers"]):
-        part.load_state_dict(state)
-
-
-class Batches:
-    """Batches without end from any loader, epoch after epoch, with a position that can be saved and found again."""
-
-    def __init__(
-        self,
-        loader: Iterable,  # a DataLoader or any iterable; with `state_dict`/`load_state_dict` it finds its place itself, else batches are replayed
-    ):
-        self.loader, self.epoch, self.taken = loader, 0, 0
-        self.own_state = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-        self.iterator, self.start = None, None
-
-    def _open(self) -> None:
-        if not self.own_state:
-            for part in _parts(self.loader):
-                if hasattr(part, "set_epoch"):
-                    part.set_epoch(self.epoch)
-            self.start = _epoch_start(self.loader)
-        self.iterator = iter(self.loader)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> Any:
-        if self.iterator is None:
-            self._open()
-        try:
-            batch = next(self.iterator)
-        except StopIteration:
-            if not self.taken:
-                raise ValueError("the loader gives no batches: the data set is empty or smaller than one batch") from None
-            self.iterator, self.epoch, self.taken = None, self.epoch + 1, 0
-            return next(self)
-        self.taken += 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where we are: epoch, batches taken of it, and what it takes to find that place again."""
-        inner = self.loader.state_dict() if self.own_state else None
-        return {"epoch": self.epoch, "taken": self.taken, "loader": inner, "start": self.start}
-
-# %% ../nbs/1_foundations/13_training.ipynb #f2947e6c
-def find_place(
-    batches: Batches,  # freshly made over the same loader
-    state: Mapping[str, Any],  # from its `state_dict`
-) -> None:
-    """Go to the saved place: by the loader's own state, or by starting its epoch again and dropping the batches already taken."""
-    batches.epoch, start = state["epoch"], state["start"]
-    if batches.own_state:
-        batches.loader.load_state_dict(state["loader"])
-        batches.iterator = iter(batches.loader)
-    elif start is not None:
-        _go_to_epoch_start(batches.loader, start)
-        batches._open()
-        for _ in range(state["taken"]):
-            next(batches.iterator)
-    batches.taken = state["taken"]
-
 # %% ../nbs/1_foundations/13_training.ipynb #fdabbc41
 def _fabric_module():
     """Lightning Fabric, from its own package or from inside `lightning`."""
     for name in ("lightning_fabric", "lightning.fabric"):
         with suppress(ModuleNotFoundError):
-            return __import__("importlib").import_module(name)
-    raise RunStoreError("training needs Lightning Fabric: pip install lightning-fabric (or the larger package lightning)")
+            return importlib.import_module(name)
+    raise StoreError("training needs Lightning Fabric: pip install lightning-fabric (or the larger package lightning)")
 
 
 def make_fabric(
@@ -351,7 +189,7 @@ def capture(loop: Loop, extras: Mapping[str, Any]) -> dict[str, Any]:  # the loo
 
 
 def restore(loop: Loop, shared: Mapping[str, Any], own: Mapping[str, Any], extras: Mapping[str, Any]) -> None:
-    """Put a training back to where it was; a `RunStoreError` when a state does not fit its network or optimizer."""
+    """Put a training back to where it was; a `StoreError` when a state does not fit its network or optimizer."""
     parts = {"modules": loop.plain_modules, "optimizers": loop.plain_optimizers, "schedulers": loop.schedulers, "extras": extras}
     for kind, group in parts.items():
         for name, part in group.items():
@@ -359,7 +197,7 @@ def restore(loop: Loop, shared: Mapping[str, Any], own: Mapping[str, Any], extra
                 part.load_state_dict(shared[kind][name])
             except (KeyError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:200]
-                raise RunStoreError(f"the checkpoint does not fit {kind[:-1]} {name!r} ({reason}): the code changed since; start the run afresh") from error
+                raise StoreError(f"the checkpoint does not fit {kind[:-1]} {name!r} ({reason}): the code changed since; start the run afresh") from error
     loop.fabric.strategy.precision.load_state_dict(shared["precision"])
     for name, buffers in own.get("buffers", {}).items():
         for key, buffer in loop.plain_modules[name].named_buffers():
@@ -369,7 +207,7 @@ def restore(loop: Loop, shared: Mapping[str, Any], own: Mapping[str, Any], extra
     set_rng_state(own["rng"])
 
 # %% ../nbs/1_foundations/13_training.ipynb #4e4e651a
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(RuntimeError):
     """A loss or weight became infinite or not a number; the message has its name, the iteration and the last good checkpoint."""
 
 
@@ -418,48 +256,6 @@ def check_weights(modules: Mapping[str, nn.Module], iteration: int) -> None:
         for key, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise NonFiniteLoss(f"weight {name}.{key} is not finite at iteration {iteration}")
-
-# %% ../nbs/1_foundations/13_training.ipynb #d6c1278f
-def progress_mode(mode: str = "auto") -> str:  # "auto", "bar", "lines" or "off"
-    """Resolve "auto": a bar in a terminal or notebook, plain lines in a log; the environment's DGNB_PROGRESS decides first."""
-    mode = choose(os.environ.get("DGNB_PROGRESS") or mode, ("auto", "bar", "lines", "off"), "progress mode")
-    if mode != "auto":
-        return mode
-    notebook = "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-    return "bar" if notebook or sys.stderr.isatty() else "lines"
-
-
-class Progress:
-    """Shows how far a training is, what its losses are and how long it will take."""
-
-    def __init__(self, name: str, total: int, mode: str = "auto", start: int = 0, every: float = 10.0):
-        self.name, self.total, self.first, self.every = name, total, start, every
-        self.mode, self.began, self.last, self.text = progress_mode(mode), time.monotonic(), time.monotonic(), ""
-        self.bar = tqdm(total=total, initial=start, desc=name, file=sys.stderr, dynamic_ncols=True) if self.mode == "bar" else None
-
-    def step(self, iteration: int, row: Mapping[str, Any] | None = None) -> None:
-        """Note an iteration done, and the newest losses."""
-        if row:
-            self.text = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float) and k not in ("seconds",))
-        if self.bar is not None:
-            self.bar.update(iteration - self.bar.n)
-            if row:
-                self.bar.set_postfix_str(self.text, refresh=False)
-        elif self.mode == "lines" and (iteration == self.total or time.monotonic() - self.last > self.every):
-            self.last = time.monotonic()
-            print(self.line(iteration), file=sys.stderr, flush=True)
-
-    def line(self, iteration: int) -> str:
-        """One line for a log."""
-        pace = (time.monotonic() - self.began) / max(1, iteration - self.first)
-        left = int(pace * (self.total - iteration))
-        share = 100 * iteration // self.total
-        return f"{self.name}  {iteration}/{self.total} ({share} %)  {self.text}  {pace:.3g} s/iteration  {left // 60} min {left % 60} s left"
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self.bar is not None:
-            self.bar.close()
 
 # %% ../nbs/1_foundations/13_training.ipynb #ede276d3
 @contextmanager
@@ -524,7 +320,7 @@ class _Trainer:
         if at is not None:
             shared = self.checkpoints.load(at, rank=0)
             if shared["processes"] != fabric.world_size:
-                raise RunStoreError(f"the checkpoint is of a training on {shared['processes']} processes, this one has {fabric.world_size}: "
+                raise StoreError(f"the checkpoint is of a training on {shared['processes']} processes, this one has {fabric.world_size}: "
                                     "resume with as many, or start the run afresh")
             restore(self.loop, shared, self.checkpoints.load(at), self.extras)
             self.saved_at = at
@@ -626,7 +422,7 @@ def fit(
     sync_batchnorm: bool = False,  # compute batch statistics over all processes (several GPUs); never done silently
     progress: str = "auto",  # "auto", "bar", "lines" or "off"; a context's own wins
 ) -> FitResult:
-    """Train, resuming from the last good checkpoint; raises `NonFiniteLoss`, `RunStoreError`, or KeyboardInterrupt after saving."""
+    """Train, resuming from the last good checkpoint; raises `NonFiniteLoss`, `StoreError`, or KeyboardInterrupt after saving."""
     fabric = fabric or make_fabric()
     if sync_batchnorm and fabric.world_size > 1:
         modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
@@ -637,7 +433,7 @@ def fit(
     trainer = _Trainer(Loop(fabric, modules, optimizers, schedulers or {}, Batches(loader)), store, extras or {})
     resumed_at = trainer.resume()
     if resumed_at > iterations:
-        raise RunStoreError(f"{folder} holds a checkpoint of iteration {resumed_at}, beyond the {iterations} asked for: give another folder")
+        raise StoreError(f"{folder} holds a checkpoint of iteration {resumed_at}, beyond the {iterations} asked for: give another folder")
     if context and resumed_at:
         context.earlier_seconds, context.resumed = context.earlier_seconds + trainer.clock.earlier, True
     mode = (context.progress if context else progress) if fabric.is_global_zero else "off"

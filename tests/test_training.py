@@ -21,10 +21,12 @@ from toy_recipe import arcs, arcs_spec, cross_entropy_step, loader, network
 from torch import nn
 
 from dgnb import training
-from dgnb.run_store import RunContext, RunStore, RunStoreError, load_state, save_state
+from dgnb.progress import Progress, clock_text, progress_mode
+from dgnb.resuming import Batches, Checkpoints, find_place, rng_state, set_rng_state, undisturbed
+from dgnb.run_store import RunContext, RunStore
+from dgnb.safe_files import StoreError, load_state, save_state
 from dgnb.scales import seed_everything
-from dgnb.training import (Batches, Checkpoints, NonFiniteLoss, Progress, Schedule, Window, fit, lr_scheduler, make_fabric, progress_mode, ramp,
-                           rng_state, set_rng_state, steps, undisturbed)
+from dgnb.training import NonFiniteLoss, Schedule, Window, fit, lr_scheduler, make_fabric, ramp, steps
 
 torch.set_num_threads(1)
 HERE = Path(__file__).parent
@@ -239,7 +241,7 @@ def test_the_projects_own_loader_is_found_again(tmp_path):
     for n in range(8):
         state = json.loads(json.dumps(two.state_dict()))
         two = Batches(Toy())
-        training.find_place(two, state)
+        find_place(two, state)
         assert next(two) == expected[n]
 
 
@@ -340,7 +342,7 @@ def test_two_checkpoints_are_kept(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     context = RunContext(arcs_spec(20), tmp_path)
     train(6, context.checkpoint)
-    with pytest.raises(RunStoreError, match="checkpoint of 'an unnamed run'.*folder of its own") as caught:
+    with pytest.raises(StoreError, match="checkpoint of 'an unnamed run'.*folder of its own") as caught:
         train(20, context=context)
     assert "\n" not in str(caught.value)
 
@@ -348,14 +350,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     train(6, tmp_path)
     net = nn.Linear(2, 2)
-    with pytest.raises(RunStoreError, match="does not fit module 'net'") as caught:
+    with pytest.raises(StoreError, match="does not fit module 'net'") as caught:
         fit({"net": net}, {"net": torch.optim.Adam(net.parameters())}, cross_entropy_step, loader(), 9, checkpoint=tmp_path, progress="off")
     assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
     train(6, tmp_path)
-    with pytest.raises(RunStoreError, match="iteration 6, beyond the 4"):
+    with pytest.raises(StoreError, match="iteration 6, beyond the 4"):
         train(4, tmp_path)
 
 
@@ -394,7 +396,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path, straight, monkeypatch):
                 raise OSError(28, "No space left on device")
             real(number)
         patched.setattr(os, "fsync", fsync)
-        with pytest.raises(RunStoreError, match="No space left on device; free some space"):
+        with pytest.raises(StoreError, match="No space left on device; free some space"):
             train(30, tmp_path)
     net, _, result = train(30, tmp_path)
     assert result.resumed_at == 10 and equal(net, straight[0])
@@ -536,7 +538,7 @@ def test_fabric_is_found_inside_lightning_or_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning.fabric", found)
     assert training._fabric_module() is found
     monkeypatch.setitem(sys.modules, "lightning.fabric", None)
-    with pytest.raises(RunStoreError, match="pip install lightning-fabric"):
+    with pytest.raises(StoreError, match="pip install lightning-fabric"):
         training._fabric_module()
 
 
@@ -585,7 +587,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     c, lc = _pair(10, make_fabric(accelerator="cpu"))
     assert all(torch.equal(a[k], b[k]) and torch.equal(a[k], parts[0][k]) for k in a)
     assert all(torch.allclose(a[k], c[k], rtol=1e-5, atol=1e-6) for k in a) and la == pytest.approx(lc, rel=1e-5)
-    with pytest.raises(RunStoreError, match="of a training on 2 processes, this one has 1"):
+    with pytest.raises(StoreError, match="of a training on 2 processes, this one has 1"):
         _pair(10, make_fabric(accelerator="cpu"), tmp_path / "c")
 
 
