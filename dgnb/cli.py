@@ -58,13 +58,14 @@ def run(
     plain: Annotated[bool, typer.Option("--plain", help="run the code without Jupyter packages; keeps no executed notebook")] = False,
 ):
     """Regenerate a table or figure, or all. Trains nothing unless asked to; what was never trained is drawn as *not run*."""
-    from dgnb.runner import RunnerError, cores, plan
+    from dgnb.parameters import RunnerError
+    from dgnb.runner import cores, plan
     overrides = dict(_pair(text) for text in parameter or [])
     if kernel and plain or ship and plain:
         raise RunnerError("--plain keeps no executed notebook: leave out --kernel and --ship")
     if ship:
-        from dgnb.shipping import refuse_smoke
-        refuse_smoke(scale)
+        from dgnb.shipping import refuse_unshippable
+        refuse_unshippable(scale)
     how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": repr(time.time()) if fresh else "", "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
            "DGNB_PRECISION": precision}
     how = {name: str(value) for name, value in how.items() if value is not None}
@@ -78,7 +79,7 @@ def run(
 
 def _pair(text: str) -> tuple[str, str]:
     """("name", "value") of "name=value"."""
-    from dgnb.runner import RunnerError
+    from dgnb.parameters import RunnerError
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
         raise RunnerError(f"-p takes name=value, found {text!r}")
@@ -146,7 +147,7 @@ def status(
     scales = (one_of(scale, SCALE_NAMES, "scale"),) if scale else SCALE_NAMES
     found = [state for one in items for state in states(one, scales)]
     seconds = lambda s: "" if s.seconds is None else f"{s.seconds:.1f} s"
-    for line in columns([[s.item, s.scale, s.place, s.state, seconds(s), s.why] for s in found]):
+    for line in columns([["item", "scale", "where", "state", "took", "why"], *([s.item, s.scale, s.place, s.state, seconds(s), s.why] for s in found)]):
         say(line)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dgnb.paths import PACKAGE
-from dgnb.runner import STOPPED, Job, Outcome, RunnerError, execute
+from dgnb.parameters import RunnerError
+from dgnb.runner import STOPPED, Job, Outcome, execute
 
 _one_at_a_time = threading.Lock()  # a notebook has the process to itself, however many threads the worker has
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ from typing import Any
 import yaml
 
 from dgnb.catalogue import Item, one_of
+from dgnb.paths import project_root
 
 
 class RunnerError(ValueError):
     """A request that cannot be run; one line with the valid forms."""
+
+
+def need_checkout(what: str) -> None:
+    """RunnerError when the package is installed, so that its notebooks are not the reader's to change (a catalogue of one's own is)."""
+    if project_root() is None and not os.environ.get("DGNB_CATALOGUE"):
+        raise RunnerError(f"{what} changes notebooks and needs a checkout: clone the project and pip install -e it")
 
 
 def parameters_of(notebook: Path) -> dict[str, Any]:

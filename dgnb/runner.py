@@ -75,7 +75,7 @@ def plan(
     own = {name: value for name, value in {"item": item.id, "scale": scale}.items() if name in declared}
     wanted = {**own, **item.scales[scale].parameters, **({"data": data} if data else {}), **given}
     folder = str(figures_dir() / item.id / scale)
-    environment = {**os.environ, **how, "DGNB_OUT": folder}
+    environment = {"DGNB_PROGRESS": "lines", **os.environ, **how, "DGNB_OUT": folder}
     return Job(item.id, scale, str(notebook), folder, checked_parameters(item, notebook, wanted), environment=environment, **options)
 
 

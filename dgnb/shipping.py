@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from dgnb.catalogue import load_catalogue
+from dgnb.parameters import RunnerError, need_checkout, parameters_of
 from dgnb.paths import figures_dir
 from dgnb.results import read_record
-from dgnb.runner import NOTEBOOK, Job, RunnerError, parameters_of
+from dgnb.runner import NOTEBOOK, Job
 
 SHIPPED_SCALES = ("laptop", "gpu", "paper")  # never smoke: it shows that things are connected, not what comes out
 
 
-def refuse_smoke(scale: str) -> None:
-    """RunnerError for a scale whose results are not worth keeping."""
+def refuse_unshippable(scale: str) -> None:
+    """RunnerError for a scale whose results are not worth keeping, and outside a checkout."""
+    need_checkout("--ship")
     if scale not in SHIPPED_SCALES:
         raise RunnerError(f"--ship keeps results of {', '.join(SHIPPED_SCALES)}; {scale} only shows that things are connected")
 
@@ -36,9 +38,11 @@ def ship_files(source: Path, target: Path) -> list[Path]:
 
 
 def _joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Outputs with neighbouring pieces of one stream put together."""
+    """Outputs with neighbouring pieces of one stream put together, and without stderr (progress of training, warnings)."""
     joined: list[dict[str, Any]] = []
     for output in outputs:
+        if output.get("name") == "stderr":
+            continue
         last = joined[-1] if joined else {}
         if output["output_type"] == "stream" and last.get("output_type") == "stream" and last["name"] == output["name"]:
             last["text"] = [*last["text"], *output["text"]]
@@ -75,7 +79,7 @@ def ship_notebook(source: Path, executed: Path) -> None:
 def ship(job: Job) -> Path:
     """Ship one executed job: files always, outputs where the notebook's own `item` is this item. Returns the folder shipped to."""
     source, target = Path(job.folder), figures_dir(ship=True) / job.item
-    refuse_smoke(job.scale)
+    refuse_unshippable(job.scale)
     ship_files(source, target)
     if parameters_of(Path(job.notebook)).get("item") == job.item:
         ship_notebook(Path(job.notebook), source / NOTEBOOK)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dgnb.catalogue import Item, load_catalogue
-from dgnb.runner import RunnerError
+from dgnb.parameters import RunnerError, need_checkout
 
 PARAMETERS = """item = "{id}"  # id in the catalogue
 scale = "smoke"  # smoke, laptop, gpu or paper
@@ -43,12 +43,13 @@ def new_notebook(item: Item) -> Path:
         import nbformat
     except ImportError:
         raise RunnerError("dgnb new needs the notebooks extra: pip install 'dgnb[notebooks]'") from None
+    need_checkout("dgnb new")
     catalogue = load_catalogue()
     path = catalogue.notebook(item) or catalogue.file.parent / "4_results" / f"{item.id.replace('-', '_')}.ipynb"
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     cells = [make[kind](source, id=f"{item.id}-{number}", metadata={"tags": tags} if tags else {}) for number, (kind, source, tags) in enumerate(cells_of(item))]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
-    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}))
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(path, "x", encoding="utf-8") as file:

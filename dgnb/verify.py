@@ -12,9 +12,9 @@ from typing import Any
 
 from dgnb.catalogue import Item
 from dgnb.freshness import modules_of
+from dgnb.parameters import RunnerError
 from dgnb.paths import figures_dir
 from dgnb.results import read_record
-from dgnb.runner import RunnerError
 
 SPREADS = 3.0  # seed spreads that a metric may differ by
 FLOOR = 0.02  # allowed difference, as a share of the metric, where an item has one seed only and so no spread is known

@@ -10,7 +10,7 @@ import time
 import nbformat
 import numpy as np
 import pytest
-from tiny import make_project, row, write_catalogue
+from tiny import make_project, nbdev_clean, row, write_catalogue
 
 from dgnb.catalogue import load_catalogue
 from dgnb.cli import main
@@ -83,6 +83,7 @@ def test_run_reports_each_item_and_the_exit_status(dgnb, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "figures" / "tiny-a" / "smoke" / "record.json").read_text())["parameters"]["seeds"] == [3]
     _, out, _ = dgnb("status", "--scale", "smoke")
     states = {line.split()[0]: line for line in out.splitlines()}
+    assert out.split()[:6] == ["item", "scale", "where", "state", "took", "why"]
     assert "stale" in states["tiny-a"] and "made with other parameters: seeds=[3]" in states["tiny-a"]
     assert "failed" in states["tiny-b"] and "broken on purpose" in states["tiny-b"]
     status, out, _ = dgnb("run", "tiny-a", "--scale", "smoke")
@@ -136,6 +137,9 @@ def test_new_writes_a_notebook_that_runs(dgnb, tmp_path, monkeypatch):
     status, out, _ = dgnb("new", "tiny-new")
     file = tmp_path / "nbs" / "4_results" / "tiny_new.ipynb"
     assert status == 0 and str(file) in out and file.is_file()
+    text = file.read_text()
+    nbdev_clean(file)
+    assert file.read_text() == text, "nbdev_clean has nothing to do"
     status, _, err = dgnb("new", "tiny-new")
     assert status == 2 and "is there already and is never overwritten" in err
     write_catalogue(tmp_path, {"tiny-new": row("nbs/4_results/tiny_new.ipynb", expected=expected)})

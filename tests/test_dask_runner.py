@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from tiny import executed, make_project, write_notebook, START, SAVE, PARAMETERS
+from tiny import executed, make_project
 
 from dgnb.catalogue import load_catalogue
+from dgnb.parameters import RunnerError
 from dgnb.results import read_record
-from dgnb.runner import RunnerError, plan
+from dgnb.runner import plan
 
 pytest.importorskip("distributed")
 from dgnb.dask_runner import run_on_dask  # noqa: E402
@@ -55,9 +57,8 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, monkeypatch):
     pids = tmp_path / "pids"
     pids.mkdir()
     monkeypatch.setenv("TINY_PIDS", str(pids))
-    jobs = [plan(item, "smoke") for item in load_catalogue()]
+    jobs = [plan(item, "smoke", mode="warm") for item in load_catalogue()]
     with cluster(tmp_path, 2) as (address, workers):
-        from concurrent.futures import ThreadPoolExecutor
         with ThreadPoolExecutor(1) as pool:
             outcomes = pool.submit(run_on_dask, jobs, address)
             started = time.time()

@@ -12,7 +12,7 @@ from tiny import make_project, row, write_catalogue
 from dgnb.catalogue import CatalogueError, load_catalogue
 from dgnb.results import how, read_record, readme_results, shipped_records, start, summary_table
 from dgnb.run_store import RunSpec, recipe
-from dgnb.runner import RunnerError
+from dgnb.parameters import RunnerError
 from dgnb.verify import compare, flat_metrics, seed_spreads, verify_item
 
 NOISE = {"size": 0.0}  # what the toy recipe adds to its metrics

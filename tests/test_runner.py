@@ -12,12 +12,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from tiny import PARAMETERS, SAVE, START, executed, make_project, row, write_catalogue, write_notebook
+from tiny import SAVE, START, executed, make_project, nbdev_clean, row, write_catalogue, write_notebook
 
 from dgnb.catalogue import CatalogueError, load_catalogue
 from dgnb.freshness import states
+from dgnb.parameters import RunnerError, parameters_of, parse_value
 from dgnb.results import read_record
-from dgnb.runner import STOPPED, Job, RunnerError, parameters_of, parse_value, plan, run_jobs
+from dgnb.runner import STOPPED, Job, plan, run_jobs
 from dgnb.shipping import ship, ship_notebook
 
 SHOWY = """print("one")
@@ -238,10 +239,11 @@ def test_shipping_keeps_source_and_stores_outputs(tmp_path, monkeypatch):
     after = nbformat.read(notebook, as_version=4)
     assert [(c.id, c.source) for c in after.cells] == [(c.id, c.source) for c in before.cells]
     assert 'scale = "smoke"' in after.cells[1].source and after.cells[1].metadata.tags == ["parameters"]
+    kinds = [(o.output_type, o.get("name")) for o in after.cells[3].outputs]
+    assert kinds == [("stream", "stdout"), ("display_data", None), ("stream", "stdout"), ("execute_result", None)], "stderr is not shipped"
     assert "papermill" not in notebook.read_text() and "laptop" in json.dumps(after.cells[2].outputs)
     text = notebook.read_text()
-    (tmp_path / "settings.ini").write_text((Path(__file__).parents[1] / "settings.ini").read_text())
-    subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean('nbs/a.ipynb')"], cwd=tmp_path, check=True, capture_output=True)
+    nbdev_clean(notebook)
     assert notebook.read_text() == text
     assert [s.state for s in states(load_catalogue()["tiny-a"], ("laptop",))] == ["fresh", "fresh"]
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -62,6 +64,13 @@ def write_catalogue(root: Path, items: dict) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(json.loads(json.dumps(raw)), sort_keys=False))
     return file
+
+
+def nbdev_clean(notebook: Path) -> None:
+    """Clean a notebook under the project's own settings."""
+    (notebook.parent / "settings.ini").write_text((Path(__file__).parents[1] / "settings.ini").read_text())
+    code = f"from nbdev.clean import nbdev_clean; nbdev_clean({str(notebook)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=notebook.parent, check=True, capture_output=True)
 
 
 def executed(root: Path, item: str, scale: str = "smoke"):
