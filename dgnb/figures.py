@@ -83,6 +83,14 @@ def _checked_alt(alt: str) -> str:
     if len(alt) < 8: raise ValueError("a figure needs alt text that says what is to be seen: show(fig, alt='...')")
     return alt
 
+def _settled(fig: Figure) -> Figure:
+    """Lay a figure out once and for all: the automatic layout otherwise moves things a little at every drawing."""
+    if fig.get_layout_engine() is not None and not hasattr(fig, "settled"):
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        fig.settled = True
+    return fig
+
 def figure_png(
     fig: Figure,                  # the figure
     dpi: int = DPI,               # dots per inch; a multiple of 90 keeps the pixels of image grids square
@@ -90,7 +98,7 @@ def figure_png(
 ) -> bytes:
     """The figure as PNG bytes without dates or version numbers."""
     raw, packed = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format="png", dpi=dpi, facecolor=fig.get_facecolor())
+    _settled(fig).savefig(raw, format="png", dpi=dpi, facecolor=fig.get_facecolor())
     image = Image.open(raw).convert("RGB")
     (image.quantize(colours, kmeans=3) if colours else image).save(packed, format="png", optimize=True)
     return packed.getvalue()
@@ -291,7 +299,8 @@ def ranked_list(
     scale: float | None = None,           # dots per pixel, see `image_grid`
 ) -> Figure:
     """Queries with their ranked gallery; right and wrong differ in colour, dash and mark. ValueError where counts do not fit."""
-    if getattr(queries, "ndim", 0) == 3: queries, galleries, right, distances = [queries], [galleries], [right], distances and [distances]
+    if getattr(queries, "ndim", 0) == 3:
+        queries, galleries, right, distances = [queries], [galleries], [right], None if distances is None else [distances]
     if not len(queries) == len(galleries) == len(right): raise ValueError(f"{len(queries)} queries, {len(galleries)} rankings, {len(right)} rows of flags")
     kind = {True: "right", False: "wrong", None: "junk"}
     frames = [["query"] + [kind[None if flag is None else bool(flag)] for flag in row] for row in right]
@@ -448,7 +457,7 @@ def figure_svg(
 ) -> bytes:
     """The figure as SVG with words as outlines, images at their own resolution, and no date in it."""
     raw = io.BytesIO()
-    fig.savefig(raw, format="svg", metadata={"Date": None, "Creator": None} | ({"Title": alt} if alt else {}))
+    _settled(fig).savefig(raw, format="svg", metadata={"Date": None, "Creator": None} | ({"Title": alt} if alt else {}))
     there = THEMES[choose(theme, THEMES, "theme")]
     swap = {THEMES["light"][name]: there[name] for name in there}
     return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), raw.getvalue().decode()).encode()
@@ -463,12 +472,22 @@ def figure_pdf(
     """The figure as PDF laid out at a column's width, words at their own size, fonts embedded; ValueError for a width outside 2..100 cm."""
     cm = COLUMN_CM[choose(width, COLUMN_CM, "column width")] if isinstance(width, str) else float(width)
     if not 2 <= cm <= 100: raise ValueError(f"a width of {cm} cm is not one of a page: give 2 to 100, or {' or '.join(COLUMN_CM)}")
-    before, raw = fig.get_size_inches().copy(), io.BytesIO()
+    raw, size, places = io.BytesIO(), fig.get_size_inches().copy(), [ax.get_position(True) for ax in _settled(fig).axes]
     if hasattr(fig, "layout_at"): fig.layout_at(cm / 2.54)
-    else: fig.set_size_inches(cm / 2.54, cm / 2.54 * before[1] / before[0])
+    else: fig.set_size_inches(cm / 2.54, cm / 2.54 * size[1] / size[0])
+    if hasattr(fig, "settled"): fig.set_layout_engine("constrained")
     fig.savefig(raw, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    fig.layout_at() if hasattr(fig, "layout_at") else fig.set_size_inches(*before)
+    if hasattr(fig, "layout_at"): fig.layout_at()
+    else: _put_back(fig, size, places)
     return raw.getvalue()
+
+def _put_back(fig: Figure, size, places) -> None:
+    """Give a figure its size and its axes their places again."""
+    fig.set_layout_engine("none")
+    fig.set_size_inches(*size)
+    for ax, place in zip(fig.axes, places):
+        ax.set_position(place)
+        ax.set_in_layout(True)  # set_position alone would take it out of later layouts
 
 # %% ../nbs/1_foundations/01_figures.ipynb #2517c8e5
 def _plain(value):
