@@ -179,4 +179,4 @@ def relief(surface, fold):
     folds = noise(surface.arc * 190 + shift, surface.s * 120 + 3 * shift) - 0.5
     fine = noise(surface.arc * 900 + shift, surface.s * 700) - 0.5
     strands = noise(surface.angle * 40 + shift, surface.s * 60) - 0.5
-    return 1 + cloth * (0.75 * folds + 0.16 * fine) + hair * 0.9 * strands
+    return 1 + cloth * (0.60 * folds + 0.16 * fine) + hair * 0.9 * strands

@@ -135,7 +135,7 @@ def cast(shape, on, image, scale, origin, height, width, count, device) -> Hits:
     c = {name: table[i].index_select(0, which) for i, name in enumerate(constants)}
     z, t, q, cover = meet(x, y, c)
     pixel = (torch.as_tensor(image, device=device)[actor] * height + py) * width + px
-    near = torch.where(cover >= 0.5, z + 1e-6 * (which % slots), cover - 1e3)
+    near = torch.where(cover >= 0.5, z, cover - 1e3) + 1e-6 * (which - actor * slots)
     hit = (q > 0).nonzero().squeeze(1)
     pixel, near = pixel[hit], near[hit]
     total = count * height * width

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from .people import between, choose, key_of, normal, uniform
 
 # %% auto #0
-__all__ = ['TIMES', 'PLACES', 'make_cameras', 'sample_moments', 'backdrop']
+__all__ = ['TIMES', 'NUISANCE', 'PLACES', 'make_cameras', 'sample_moments', 'backdrop']
 
 # %% ../nbs/1_foundations/02e_scenes.ipynb #ee8c4adb
 def make_cameras(
@@ -26,19 +26,21 @@ def make_cameras(
     index = np.arange(count)
     draw = lambda name, low, high: between((*key, "camera", name), index, low, high)
     warm, green = draw("warm", -1, 1), draw("green", -1, 1)
-    strength = 0.13 + 0.07 * hard
+    strength = 0.08 + 0.10 * hard
     gain = np.exp(np.stack([strength * warm, 0.4 * strength * green, -strength * warm], -1))
     return dict(pitch=draw("pitch", 6, 22), heading=draw("heading", 0, 360), gain=gain,
-                exposure=np.exp(draw("exposure", -0.22 - 0.18 * hard, 0.25)), gamma=draw("gamma", 0.82, 1.22),
-                saturation=draw("saturation", 0.60, 1.10), haze=draw("haze", 0.0, 0.08),
+                exposure=np.exp(draw("exposure", -0.16 - 0.24 * hard, 0.25)), gamma=draw("gamma", 0.90 - 0.08 * hard, 1.14 + 0.08 * hard),
+                saturation=draw("saturation", 0.80 - 0.20 * hard, 1.15), haze=draw("haze", 0.0, 0.05 + 0.03 * hard),
                 light_azimuth=draw("azimuth", 0, 360), light_elevation=draw("elevation", 25, 65),
-                sun=draw("sun", 0.15, 0.85), blur=draw("blur", 0.35, 0.85), noise=draw("noise", 0.006, 0.020 + 0.012 * hard),
+                sun=draw("sun", 0.15, 0.85), blur=draw("blur", 0.35, 0.85), noise=draw("noise", 0.004, 0.013 + 0.014 * hard),
                 quality=np.round(draw("quality", 72, 92)).astype(np.int64), fill=draw("fill", 0.84, 0.92),
                 place=(index + int(uniform((*key, "place"), 0) * 6)) % 6, hard=np.full(count, float(hard)),
                 canvas=np.array([int(key_of(*key, "canvas", i) >> np.uint64(2)) for i in index]))
 
 # %% ../nbs/1_foundations/02e_scenes.ipynb #c1f7dbbd
 TIMES = ("morning", "noon", "afternoon")
+NUISANCE = ("camera", "yaw", "phase", "stride", "turn", "shift_x", "shift_y", "zoom", "sun", "light_azimuth", "level", "blur",
+            "noise", "quality", "place")
 
 
 def sample_moments(
@@ -72,7 +74,7 @@ def _poses(key, counter, tracklet, camera, cameras):
 def _framing(key, counter, tracklet, camera, cameras):
     "Where the detector put the box: mostly right, sometimes too wide, cut or shifted."
     error = np.where(uniform((*key, "sloppy"), counter) < 0.12, 2.2, 1.0)
-    neighbour = uniform((*key, "neighbour"), tracklet) < 0.30
+    neighbour = uniform((*key, "neighbour"), tracklet) < 0.20
     side = np.where(uniform((*key, "neighbour side"), tracklet) < 0.5, -1.0, 1.0)
     return dict(shift_x=error * normal((*key, "shift x"), counter, 0, 0.035), shift_y=error * normal((*key, "shift y"), counter, 0, 0.013),
                 zoom=cameras["fill"][camera] * np.exp(error * normal((*key, "zoom"), counter, 0, 0.025)),
@@ -87,8 +89,8 @@ def _framing(key, counter, tracklet, camera, cameras):
 def _light(key, counter, tracklet, camera, cameras):
     "Time of day, sun and shade for each passage; on hard worlds mornings are blue and dim, evenings yellow and low."
     hard, time = cameras["hard"][camera], choose((*key, "time"), tracklet, (1, 1, 1))
-    warmth = hard * np.array([-0.10, 0.0, 0.12])[time] + normal((*key, "warmth"), tracklet, 0, 0.025 + 0.015 * hard)
-    level = np.exp(hard * np.array([-0.24, 0.12, -0.10])[time] + normal((*key, "level"), tracklet, 0, 0.13 + 0.08 * hard))
+    warmth = hard * np.array([-0.10, 0.0, 0.12])[time] + normal((*key, "warmth"), tracklet, 0, 0.015 + 0.025 * hard)
+    level = np.exp(hard * np.array([-0.24, 0.12, -0.10])[time] + normal((*key, "level"), tracklet, 0, 0.10 + 0.11 * hard))
     shade = uniform((*key, "shade"), tracklet) < 0.3
     turn = hard * np.array([-55, 0, 55])[time] + normal((*key, "azimuth"), tracklet, 0, 8)
     return dict(time=time, sun=cameras["sun"][camera] * np.where(shade, 0.25, 1.0), level=level * cameras["exposure"][camera],
@@ -100,7 +102,7 @@ def _light(key, counter, tracklet, camera, cameras):
 def _lens(key, counter, camera, cameras):
     "Lens, sensor and coder of each image."
     far = uniform((*key, "far"), counter) ** 2
-    return dict(pitch=cameras["pitch"][camera] + normal((*key, "pitch"), counter, 0, 1.5), blur=cameras["blur"][camera] * (1 + 1.1 * far),
+    return dict(pitch=cameras["pitch"][camera] + normal((*key, "pitch"), counter, 0, 1.5), blur=cameras["blur"][camera] * (1 + 0.9 * far),
                 motion=np.maximum(0, normal((*key, "motion"), counter, 0.1, 0.35)), noise=cameras["noise"][camera] * (1 + 0.6 * far),
                 noise_offset=uniform((*key, "noise"), counter), gamma=cameras["gamma"][camera], haze=cameras["haze"][camera],
                 saturation=cameras["saturation"][camera], quality=cameras["quality"][camera] - np.round(12 * far).astype(np.int64),
@@ -113,7 +115,8 @@ _TALL, _WIDE = 384, 1408  # a backdrop's size when a crop is 256 high
 
 def _tone(rng, rgb, spread=14):
     "A colour near another one."
-    return tuple(int(np.clip(c + rng.normal(0, spread * 0.5) + shift, 0, 255)) for c, shift in zip(rgb, np.full(3, rng.normal(0, spread))))
+    level = rng.normal(0, spread)
+    return tuple(int(np.clip(c + level + rng.normal(0, 0.25 * spread), 0, 255)) for c in rgb)
 
 
 def _ground(rng, draw, base, rgb, tiles):
@@ -259,6 +262,7 @@ def _weathered(rng, image):
     coarse = Image.fromarray(rng.normal(0, 1, (14, 46)).astype(np.float32)).resize((_WIDE, _TALL), Image.BICUBIC)
     middle = Image.fromarray(rng.normal(0, 1, (96, 352)).astype(np.float32)).resize((_WIDE, _TALL), Image.BICUBIC)
     fine = rng.normal(0, 1, (_TALL, _WIDE)).astype(np.float32)
+    image = image + 0.38 * (image.mean(-1, keepdims=True) - image)
     factor = 1 + 0.085 * np.asarray(coarse) + 0.05 * np.asarray(middle) + 0.035 * fine
     return np.clip(image * factor[..., None], 0, 255).astype(np.uint8)
 

@@ -44,7 +44,7 @@ def decode_image(
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{name}: cannot be decoded ({error}); replace the file or remove it") from error
 
@@ -105,7 +105,7 @@ class ReIDSet:
                 f"identities, {len(self.query)} queries, {len(self.gallery)} in the gallery)")
 
 # %% ../nbs/1_foundations/04_worlds.ipynb #f2177918
-WORLD_VERSION = 0
+WORLD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class World(ReIDSet):
                                                     range(len(self.table)))]
         self.records = tuple(records)
         parts = {split: [records[i] for i in np.flatnonzero(self.table.split == split)] for split in ("train", "query", "gallery")}
-        super().__init__(name, **parts)
+        super().__init__(name, **parts, notes=("a synthetic world: its numbers stand beside, never among, those of real sets",))
 
     def _sample_factors(self):
         "Look up every factor of every image."
@@ -244,6 +244,8 @@ class World(ReIDSet):
         table, serial = self.table, scramble(self.table.identity.to_numpy() * 64 + self.table.camera.to_numpy())
         start = (serial % np.uint64(60000)).astype(np.int64)
         step = 1 + start + 23 * table.k.to_numpy()
+        shared = (table.pid <= 0).to_numpy() & (self.kind.layout == "market1501")  # many people under one number
+        step = np.where(shared, 101 + 40 * table.k.to_numpy(), step)
         if self.kind.layout == "msmt17":
             step = step % 3000
         serial = (serial >> np.uint64(40)).astype(np.int64)
@@ -359,12 +361,23 @@ def make_world(
         settings["size"] = tuple(int(n) for n in size)
     if settings["size"] not in SIZES:
         _refuse("size", settings["size"], SIZES)
+    if not isinstance(seed, (int, np.integer)):
+        raise ValueError(f"seed={seed!r}: give a whole number")
     for key, value in overrides.items():
         if key not in settings:
             _refuse("setting", key, settings)
         if value is not None:
             settings[key] = _checked(key, value)
-    return World(name, WORLDS[name], WorldScale(**settings), int(seed), device)
+    return World(name, WORLDS[name], WorldScale(**settings), int(seed), _checked_device(device))
+
+
+def _checked_device(device):
+    "A device that this machine has."
+    try:
+        torch.zeros(1, device=device)
+        return str(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={str(device)!r} cannot be used here ({str(error).splitlines()[0]}); try 'cpu'") from error
 
 
 def _checked(key, value):
