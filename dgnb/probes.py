@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from .baseline import BaselineSettings, extract_features, load_network, open_data
+from .figures import new_figure
 from .run_store import RunContext, RunSpec, RunStore, recipe
 from .scales import numpy_generator
 
 # %% auto #0
 __all__ = ['PENALTIES', 'CIRCLES', 'FACTORS', 'PROBES_VERSION', 'fit_ridge', 'Target', 'make_target', 'probe', 'skill',
-           'probe_all', 'probes_spec', 'train_probes', 'skills']
+           'probe_all', 'draw_skills', 'probes_spec', 'train_probes', 'skills']
 
 # %% ../nbs/1_foundations/15_probes.ipynb #650e2f50
 PENALTIES = tuple(10.0**k for k in range(-3, 6))
@@ -125,6 +127,29 @@ def probe_all(
             if factors[name].nunique() > 1:
                 rows.append((group, name, *skill(probe(features, make_target(name, factors[name].to_numpy()), people, folds))))
     return pd.DataFrame(rows, columns=["group", "factor", "skill", "low", "high"])
+
+# %% ../nbs/1_foundations/15_probes.ipynb #607ee8c9
+def draw_skills(
+    tables: Mapping[str, pd.DataFrame],  # name of the feature -> group, factor, skill, low, high
+) -> Figure:
+    """Skill of each factor as a dot with its interval, grouped as in the paper's Table 1."""
+    factors = list(dict.fromkeys(name for table in tables.values() for name in table.factor))
+    fig = new_figure(6.4, 1.0 + 0.22 * len(factors))
+    ax, offsets = fig.subplots(), np.linspace(-0.2, 0.2, len(tables)) if len(tables) > 1 else [0.0]
+    for (label, table), offset, marker in zip(tables.items(), offsets, "osD^v"):
+        y = np.array([factors.index(name) for name in table.factor]) + offset
+        spread = np.abs(table[["low", "high"]].to_numpy().T - table.skill.to_numpy())
+        ax.errorbar(table.skill, y, xerr=spread, fmt=marker, markersize=4, linewidth=1.2, label=label)
+    group_of = {name: group for group, names in FACTORS.items() for name in names}
+    for row in range(1, len(factors)):
+        if group_of[factors[row]] != group_of[factors[row - 1]]:
+            ax.axhline(row - 0.5, color="0.6", linewidth=0.8)
+    ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--")
+    ax.set(yticks=range(len(factors)), yticklabels=[name.replace("_", " ") for name in factors], xlabel="skill (1 = perfect, 0 = a constant guess)")
+    ax.invert_yaxis()
+    if len(tables) > 1:
+        ax.legend(loc="lower right")
+    return fig
 
 # %% ../nbs/1_foundations/15_probes.ipynb #ab06f759
 PROBES_VERSION = 1
