@@ -205,6 +205,7 @@ class RunContext:
     writes: bool = True  # False in the helper processes of a run on several devices, which save nothing
     earlier_seconds: float = 0.0  # training time before an interruption; set by the training loop when it resumes
     resumed: bool = False  # whether training went on from a checkpoint
+    logs: dict[str, list] = field(default_factory=dict)  # the rows kept so far, by stage
 
     @property
     def checkpoint(self) -> Path:
@@ -216,10 +217,11 @@ class RunContext:
         if self.writes:
             write_json(self.folder / "metrics.json", thaw(plain(metrics, "metrics")))
 
-    def save_log(self, rows: list[Mapping[str, Any]]) -> None:
-        """Keep the log, one dict of numbers for each row."""
+    def save_log(self, rows: list[Mapping[str, Any]], stage: str = "") -> None:
+        """Keep the log, one dict of numbers for each row; a run that trains in several stages keeps the rows of each."""
+        self.logs[stage] = [({"stage": stage} if stage else {}) | thaw(plain(row, "log")) for row in rows]
         if self.writes:
-            write_json(self.folder / "log.json", [thaw(plain(row, "log")) for row in rows])
+            write_json(self.folder / "log.json", [row for rows in self.logs.values() for row in rows])
 
     def save_per_query(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep per-query results: NumPy arrays (or CPU tensors) by name, e.g. average precision, identity, camera."""

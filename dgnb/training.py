@@ -163,12 +163,15 @@ class Loop:
 
     def update(self, loss: torch.Tensor, *names: str) -> None:
         """One step down this loss with the named optimizers (all when none is named): clear their gradients, backward, step."""
-        chosen = [self.optimizers[choose(name, self.optimizers, "optimizer")] for name in names] or list(self.optimizers.values())
-        for optimizer in chosen:
-            optimizer.zero_grad(set_to_none=True)
-        self.backward(loss)
-        for optimizer in chosen:
-            optimizer.step()
+        _update(self, loss, [choose(name, self.optimizers, "optimizer") for name in names] or list(self.optimizers))
+
+# %% ../nbs/1_foundations/13_training.ipynb #9facbaea
+def _update(loop: Loop, loss: torch.Tensor, names: Sequence[str]) -> None:
+    for name in names:
+        loop.optimizers[name].zero_grad(set_to_none=True)
+    loop.backward(loss)
+    for name in names:
+        loop.optimizers[name].step()
 
 
 def _on_devices(fabric, module: nn.Module) -> nn.Module:
@@ -240,27 +243,31 @@ class Window:
         names = dict.fromkeys(name for row in rows for name in row)
         return {n: math.fsum(v) / len(v) for n in names for v in [[row[n] for row in rows if n in row]]}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The losses not yet reported."""
-        self.settle()
-        return {"settled": self.settled}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the losses not yet reported."""
-        self.pending, self.settled = [], list(state["settled"])
-
-
-def check_weights(modules: Mapping[str, nn.Module], iteration: int) -> None:
-    """A `NonFiniteLoss` names the first weight that is not finite."""
+# %% ../nbs/1_foundations/13_training.ipynb #ede276d3
+def check_weights(
+    modules: Mapping[str, nn.Module],  # networks by name
+    iteration: int,  # for the message
+) -> None:
+    """A `NonFiniteLoss` names the first weight or buffer that is not finite."""
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise NonFiniteLoss(f"weight {name}.{key} is not finite at iteration {iteration}")
 
-# %% ../nbs/1_foundations/13_training.ipynb #ede276d3
+
+class _Clock:
+    """Seconds of training, earlier sittings included."""
+
+    def __init__(self):
+        self.earlier, self.began = 0.0, time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.began
+
+# %% ../nbs/1_foundations/13_training.ipynb #3642ed38
 @contextmanager
 def polite_stop() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of breaking off in the middle of an update; a second Ctrl-C breaks off at once."""
+    """Collect Ctrl-C and SIGTERM instead of breaking off in the middle of an update; a second one breaks off at once."""
     asked, owner, before = [], os.getpid(), {}
 
     def note(number, frame):
@@ -276,40 +283,13 @@ def polite_stop() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
-@dataclass
-class FitResult:
-    """What a training did."""
-    iteration: int  # iterations done
-    log: list[dict[str, Any]]  # one row per report: iteration, epoch, learning rates, mean losses, evaluation results
-    seconds: float  # training time, earlier parts of an interrupted training included
-    resumed_at: int  # the iteration it went on from; 0 when it began anew
-    peak_memory: dict[str, int]  # bytes of main memory and of GPU memory
-
-# %% ../nbs/1_foundations/13_training.ipynb #3642ed38
-class _Clock:
-    """Seconds of training, earlier sittings included."""
-
-    def __init__(self):
-        self.earlier, self.began = 0.0, time.perf_counter()
-
-    def seconds(self) -> float:
-        return self.earlier + time.perf_counter() - self.began
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds()}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self.earlier = state["seconds"]
-
-
+# %% ../nbs/1_foundations/13_training.ipynb #6b64ae9b
 class _Trainer:
     """One training: the loop with its checkpoints, window of losses, clock and extras."""
 
     def __init__(self, loop: Loop, checkpoints: Checkpoints | None, extras: Mapping[str, Any]):
-        self.loop, self.checkpoints = loop, checkpoints
-        self.window, self.clock, self.saved_at = Window(), _Clock(), None
-        self.extras = dict(extras) | {"window": self.window, "clock": self.clock}
+        self.loop, self.checkpoints, self.extras = loop, checkpoints, dict(extras)
+        self.window, self.clock, self.saved_at = Window(), _Clock(), 0
 
     def resume(self) -> int:
         """Go on from the newest good checkpoint; the iteration it was made at, or 0."""
@@ -321,19 +301,20 @@ class _Trainer:
             shared = self.checkpoints.load(at, rank=0)
             if shared["processes"] != fabric.world_size:
                 raise StoreError(f"the checkpoint is of a training on {shared['processes']} processes, this one has {fabric.world_size}: "
-                                    "resume with as many, or start the run afresh")
+                                 "resume with as many, or start the run afresh")
             restore(self.loop, shared, self.checkpoints.load(at), self.extras)
-            self.saved_at = at
+            self.window.settled, self.clock.earlier, self.saved_at = shared["window"], shared["seconds"], at
         elif fabric.global_rank:
             seed_everything("rank", fabric.global_rank, torch.initial_seed())
         return at or 0
 
     def save(self) -> None:
-        """Write a checkpoint, unless a weight is not finite."""
+        """Write a checkpoint, unless a loss or weight is not finite."""
         if self.checkpoints is not None and self.saved_at != self.loop.iteration:
             self.window.settle()
             check_weights(self.loop.plain_modules, self.loop.iteration)
-            self.checkpoints.save(self.loop.iteration, capture(self.loop, self.extras))
+            state = capture(self.loop, self.extras) | {"window": self.window.settled, "seconds": self.clock.seconds()}
+            self.checkpoints.save(self.loop.iteration, state)
             self.saved_at = self.loop.iteration
             self.loop.fabric.barrier()
 
@@ -401,6 +382,45 @@ def _run(trainer: _Trainer, step: Callable, iterations: int, looks: Sequence[tup
         trainer.save()
 
 # %% ../nbs/1_foundations/13_training.ipynb #39d10779
+@dataclass
+class FitResult:
+    """What a training did."""
+    iteration: int  # iterations done
+    log: list[dict[str, Any]]  # one row per report: iteration, epoch, learning rates, mean losses, evaluation results
+    seconds: float  # training time, earlier parts of an interrupted training included
+    resumed_at: int  # the iteration it went on from; 0 when it began anew
+    peak_memory: dict[str, int]  # bytes of main memory and of GPU memory
+
+
+@contextmanager
+def _explained(trainer: _Trainer, bar: Progress) -> Iterator[None]:
+    """Add to a loss that is no number what is left and what to do."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        kept = f"the last good checkpoint is of iteration {trainer.saved_at}" if trainer.saved_at else "there is no earlier checkpoint"
+        raise NonFiniteLoss(f"{error}; {kept}; lower the learning rate, warm up, or use 32-bit precision") from None
+    finally:
+        bar.close()
+
+
+def _tell(context: RunContext, trainer: _Trainer, stage: str, resumed: bool) -> None:
+    """Leave the log with the run, and how long earlier sittings took."""
+    context.save_log(trainer.loop.log, stage)
+    context.earlier_seconds += trainer.clock.earlier
+    context.resumed = context.resumed or resumed
+
+# %% ../nbs/1_foundations/13_training.ipynb #e6bcfe0b
+def _prepare(fabric, modules, optimizers, loader, schedulers, extras, folder, key: str, sync_batchnorm: bool) -> _Trainer:
+    """Put networks and data where they belong, and find the checkpoints."""
+    if sync_batchnorm and fabric.world_size > 1:
+        modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
+    if not hasattr(loader, "__iter__"):
+        loader = loader(fabric.global_rank, fabric.world_size)
+    loop = Loop(fabric, modules, optimizers, schedulers or {}, Batches(loader))
+    return _Trainer(loop, Checkpoints(folder, key, fabric.global_rank) if folder else None, extras or {})
+
+# %% ../nbs/1_foundations/13_training.ipynb #721dd337
 def fit(
     modules: Mapping[str, nn.Module],  # networks by name
     optimizers: Mapping[str, torch.optim.Optimizer],  # optimizers by name
@@ -424,28 +444,15 @@ def fit(
 ) -> FitResult:
     """Train, resuming from the last good checkpoint; raises `NonFiniteLoss`, `StoreError`, or KeyboardInterrupt after saving."""
     fabric = fabric or make_fabric()
-    if sync_batchnorm and fabric.world_size > 1:
-        modules = {name: nn.SyncBatchNorm.convert_sync_batchnorm(module) for name, module in modules.items()}
-    if not hasattr(loader, "__iter__"):
-        loader = loader(fabric.global_rank, fabric.world_size)
-    folder = checkpoint or (context.checkpoint / stage if context else None)
-    store = Checkpoints(folder, context.spec.key if context else "", fabric.global_rank) if folder else None
-    trainer = _Trainer(Loop(fabric, modules, optimizers, schedulers or {}, Batches(loader)), store, extras or {})
-    resumed_at = trainer.resume()
-    if resumed_at > iterations:
+    folder, key = checkpoint or (context.checkpoint / stage if context else None), context.spec.key if context else ""
+    trainer = _prepare(fabric, modules, optimizers, loader, schedulers, extras, folder, key, sync_batchnorm)
+    if (resumed_at := trainer.resume()) > iterations:
         raise StoreError(f"{folder} holds a checkpoint of iteration {resumed_at}, beyond the {iterations} asked for: give another folder")
-    if context and resumed_at:
-        context.earlier_seconds, context.resumed = context.earlier_seconds + trainer.clock.earlier, True
     mode = (context.progress if context else progress) if fabric.is_global_zero else "off"
     bar = Progress(context.spec.name if context else stage or "training", iterations, mode, resumed_at)
     looks = [(evaluate_every, evaluate)] * (evaluate is not None) + list(callbacks)
-    try:
+    with _explained(trainer, bar):
         _run(trainer, step, iterations, looks, log_every, checkpoint_every, bar)
-    except NonFiniteLoss as error:
-        kept = f"the last good checkpoint is of iteration {trainer.saved_at}" if trainer.saved_at else "there is no earlier checkpoint"
-        raise NonFiniteLoss(f"{error}; {kept}; lower the learning rate, warm up, or use 32-bit precision") from None
-    finally:
-        bar.close()
     if context:
-        context.save_log(trainer.loop.log)
+        _tell(context, trainer, stage, resumed_at > 0)
     return FitResult(trainer.loop.iteration, trainer.loop.log, trainer.clock.seconds(), resumed_at, peak_memory())
