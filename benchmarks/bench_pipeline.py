@@ -14,15 +14,16 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from dgnb import sampling
+from dgnb.augmentation import IMAGENET_MEAN as MEAN
+from dgnb.augmentation import IMAGENET_STD as STD
+from dgnb.augmentation import get_augmentation
 from dgnb.image_sets import load_image_set, write_image_set
 from dgnb.worlds import make_world
-
-MEAN, STD = sampling.IMAGENET_MEAN, sampling.IMAGENET_STD
 
 
 def v1_chain(size: tuple[int, int]) -> v1.Compose:
     """What most re-ID code does to one picture: flip, resize, pad, crop, to tensor, normalise, erase."""
-    pad = sampling.get_augmentation("dgnet").padding(size[0])
+    pad = get_augmentation("dgnet").padding(size[0])
     return v1.Compose([
         v1.RandomHorizontalFlip(0.5), v1.Resize(size, v1.InterpolationMode.BICUBIC), v1.Pad(pad, padding_mode="edge"), v1.RandomCrop(size),
         v1.ToTensor(), v1.Normalize(MEAN, STD), v1.RandomErasing(0.5, scale=(0.02, 0.4), ratio=(0.3, 3.33), value=0)])
@@ -82,6 +83,8 @@ def run(quick: bool = False) -> list[dict]:
                 world = make_world("mannequin-market", "smoke", size=stored, train_identities=8 if quick else 40, images_per_identity=12)
                 found = load_image_set("market1501", write_image_set(world, Path(folder) / "world"))
                 worst = largest_difference(found, size)
+                if worst > 1e-6:
+                    raise AssertionError(f"the two paths give different pixels (by {worst:g}); their speeds cannot be compared")
                 slow, first, later = compare(found, size, 2 if quick else 5)
             note = f"CPU time, 1 thread; torchvision v1 chain; largest pixel difference {worst:.1g}"
             what = f"JPEG {stored[0]}x{stored[1]} to augmented {size[0]}x{size[1]} tensor"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms as v1
 
+from dgnb import augmentation as aug
 from dgnb import sampling as s
 from dgnb.image_sets import load_image_set, write_image_set
 from dgnb.worlds import make_world
@@ -27,7 +28,7 @@ def cache(world):
 
 def draws_of(index, epoch=0):
     index = np.asarray(index, np.int64)
-    return s.Draws(epoch, index, s.count_visits(index))
+    return aug.Draws(epoch, index, s.count_visits(index))
 
 
 def random_bytes(count, size, seed=0):
@@ -40,16 +41,16 @@ def random_bytes(count, size, seed=0):
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 10_000), index=st.lists(st.integers(0, 2**31), min_size=1, max_size=20), count=st.integers(1, 5))
 def test_numbers_depend_on_the_arguments_alone(seed, epoch, index, count):
     index = np.array(index)
-    together = s.uniforms(count + 1, seed, epoch, index)
+    together = aug.uniforms(count + 1, seed, epoch, index)
     assert ((0 <= together) & (together < 1)).all()
     for n, i in enumerate(index):
-        assert np.array_equal(s.uniforms(count, seed, epoch, index[n:n + 1])[0], together[n, :count])
-    for other in (s.uniforms(count, seed + 1, epoch, index), s.uniforms(count, seed, epoch + 1, index), s.uniforms(count, seed, epoch, index, 1), s.uniforms(count, seed, epoch, index, 0, "other")):
+        assert np.array_equal(aug.uniforms(count, seed, epoch, index[n:n + 1])[0], together[n, :count])
+    for other in (aug.uniforms(count, seed + 1, epoch, index), aug.uniforms(count, seed, epoch + 1, index), aug.uniforms(count, seed, epoch, index, 1), aug.uniforms(count, seed, epoch, index, 0, "other")):
         assert not np.array_equal(other, together[:, :count])
 
 
 def test_numbers_look_uniform_and_independent():
-    u = np.concatenate([s.uniforms(4, 0, epoch, np.arange(20_000)) for epoch in range(2)], 1)
+    u = np.concatenate([aug.uniforms(4, 0, epoch, np.arange(20_000)) for epoch in range(2)], 1)
     histogram = np.stack([np.histogram(column, 20, (0, 1))[0] for column in u.T])
     assert (((histogram - 1000) ** 2 / 1000).sum(1) < 50).all()  # chi-squared, 19 degrees of freedom: 1 in 10,000 is above 50
     assert abs(np.corrcoef(u.T) - np.eye(8)).max() < 0.03
@@ -68,8 +69,8 @@ def test_visits(order):
 @given(height=st.integers(16, 256), width=st.integers(16, 128), seed=st.integers(0, 10**6), law=st.sampled_from(["uniform", "log"]),
        low=st.floats(0.02, 0.3), more=st.floats(0.0, 0.3), flat=st.floats(0.3, 1.0))
 def test_boxes(height, width, seed, law, low, more, flat):
-    a = s.Augmentation(erase_area=(low, low + more), erase_aspect=(flat, 1 / flat), erase_law=law, tries=12)
-    box = s.draw_boxes(a, (height, width), seed, draws_of(np.arange(50)))
+    a = aug.Augmentation(erase_area=(low, low + more), erase_aspect=(flat, 1 / flat), erase_law=law, tries=12)
+    box = aug.draw_boxes(a, (height, width), seed, draws_of(np.arange(50)))
     row, column, h, w = box[box[:, 2] > 0].T
     assert (row >= 0).all() and (column >= 0).all() and (row + h <= height).all() and (column + w <= width).all()
     # sides are rounded to whole pixels, by half a pixel at most
@@ -78,17 +79,17 @@ def test_boxes(height, width, seed, law, low, more, flat):
 
 
 def test_every_image_gets_a_box_where_most_fit():
-    box = s.draw_boxes(s.Augmentation(), (256, 128), 0, draws_of(np.arange(5000)))
+    box = aug.draw_boxes(aug.Augmentation(), (256, 128), 0, draws_of(np.arange(5000)))
     assert (box[:, 2] > 0).all()
 
 
 def test_impossible_box_erases_nothing():
-    a = s.Augmentation(erase=1.0, erase_area=(0.9, 0.9), erase_aspect=(3.0, 3.0))
-    assert (s.draw_parameters(a, (32, 32), 0, draws_of(np.arange(20))).box == 0).all()
+    a = aug.Augmentation(erase=1.0, erase_area=(0.9, 0.9), erase_aspect=(3.0, 3.0))
+    assert (aug.draw_parameters(a, (32, 32), 0, draws_of(np.arange(20))).box == 0).all()
 
 
 def test_parameters_have_the_stated_frequencies():
-    p = s.draw_parameters(s.Augmentation(flip=0.3, erase=0.2), (128, 64), 0, draws_of(np.arange(20_000)))
+    p = aug.draw_parameters(aug.Augmentation(flip=0.3, erase=0.2), (128, 64), 0, draws_of(np.arange(20_000)))
     assert p.pad == 5 and abs(p.flip.mean() - 0.3) < 0.02 and abs((p.box[:, 2] > 0).mean() - 0.2) < 0.02
     for offsets in (p.top, p.left):
         assert (abs(np.bincount(offsets, minlength=11) / 20_000 - 1 / 11) < 0.01).all()
@@ -99,25 +100,25 @@ def test_parameters_have_the_stated_frequencies():
 @quick
 @given(index=st.lists(st.integers(0, 50), min_size=1, max_size=12), split=st.integers(0, 12), epoch=st.integers(0, 99))
 def test_parameters_do_not_depend_on_the_batch(index, split, epoch):
-    draws, a = draws_of(index, epoch), s.AUGMENTATIONS["dgnet"]
-    whole = s.draw_parameters(a, SIZE, 7, draws)
-    parts = [s.draw_parameters(a, SIZE, 7, part) for part in (draws[:split], draws[split:])]
+    draws, a = draws_of(index, epoch), aug.AUGMENTATIONS["dgnet"]
+    whole = aug.draw_parameters(a, SIZE, 7, draws)
+    parts = [aug.draw_parameters(a, SIZE, 7, part) for part in (draws[:split], draws[split:])]
     for name in ("flip", "top", "left", "box"):
         assert np.array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(whole, name))
 
 
 @pytest.mark.parametrize("height, pad", [(256, 10), (128, 5), (64, 2), (32, 1), (16, 1)])
 def test_padding_scales(height, pad):
-    assert s.Augmentation().padding(height) == pad and s.Augmentation(pad=0).padding(height) == 0
+    assert aug.Augmentation().padding(height) == pad and aug.Augmentation(pad=0).padding(height) == 0
 
 
 def test_names_are_checked():
     with pytest.raises(ValueError, match="unknown augmentation 'dgnt'. Did you mean 'dgnet'"):
-        s.get_augmentation("dgnt")
+        aug.get_augmentation("dgnt")
     with pytest.raises(ValueError, match="erase_law"):
-        s.draw_boxes(s.Augmentation(erase_law="normal"), SIZE, 0, draws_of([0]))
-    own = s.Augmentation(flip=1.0)
-    assert s.get_augmentation(own) is own
+        aug.draw_boxes(aug.Augmentation(erase_law="normal"), SIZE, 0, draws_of([0]))
+    own = aug.Augmentation(flip=1.0)
+    assert aug.get_augmentation(own) is own
 
 
 # pixels -------------------------------------------------------------------------------------------------------------
@@ -126,14 +127,14 @@ def test_names_are_checked():
 @given(height=st.integers(4, 40), width=st.integers(4, 40), pad=st.integers(0, 60), seed=st.integers(0, 1000))
 def test_flip_and_crop_has_torchvisions_pixels(height, width, pad, seed):
     images = random_bytes(4, (height, width), seed)
-    a = s.Augmentation(pad=pad * 256 // height if pad else 0)
-    p = s.draw_parameters(a, (height, width), seed, draws_of(np.arange(6)))
+    a = aug.Augmentation(pad=pad * 256 // height if pad else 0)
+    p = aug.draw_parameters(a, (height, width), seed, draws_of(np.arange(6)))
     select = np.array([3, 1, 0, 2, 3, 3])
-    ours = s.flip_and_crop(images, p, select)
-    assert torch.equal(ours, s._gather_crop(images, p, select))
+    ours = aug.flip_and_crop(images, p, select)
+    assert torch.equal(ours, aug._gather_crop(images, p, select))
     for n, k in enumerate(select):
         picture = Image.fromarray(images[k].permute(1, 2, 0).numpy())
-        assert torch.equal(s.erase(s.normalise(ours[n:n + 1]), p.box[n:n + 1])[0], s.reference_augment(picture, p, n, (height, width)))
+        assert torch.equal(aug.erase(aug.normalise(ours[n:n + 1]), p.box[n:n + 1])[0], aug.reference_augment(picture, p, n, (height, width)))
 
 
 @pytest.mark.parametrize("size", [(64, 32), (128, 64), (256, 128), (96, 40)])
@@ -141,24 +142,24 @@ def test_resizing_once_and_mirroring_afterwards(size):
     """The released chain mirrors, then resizes; we resize, then mirror: at most one grey level apart."""
     for seed, shape in enumerate([(128, 64), (97, 51), (300, 140)]):
         image = random_bytes(1, shape, seed)[0].permute(1, 2, 0).numpy()
-        after = s.resize_image(image, size)[:, ::-1].astype(int)
-        before = s.resize_image(np.ascontiguousarray(image[:, ::-1]), size)
+        after = aug.resize_image(image, size)[:, ::-1].astype(int)
+        before = aug.resize_image(np.ascontiguousarray(image[:, ::-1]), size)
         assert abs(after - before).max() <= 1
 
 
 def test_normalise_has_the_bits_of_v1_and_the_values_of_v2():
     levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, 16, 16)
     image = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-    v1_chain = v1.Compose([v1.ToTensor(), v1.Normalize(s.IMAGENET_MEAN, s.IMAGENET_STD)])
-    assert torch.equal(s.normalise(levels), v1_chain(image))
-    assert torch.allclose(s.normalise(levels), s.test_transform((16, 16))(image), atol=1e-6)
-    assert torch.equal(s.denormalise(s.normalise(levels)), levels)
+    v1_chain = v1.Compose([v1.ToTensor(), v1.Normalize(aug.IMAGENET_MEAN, aug.IMAGENET_STD)])
+    assert torch.equal(aug.normalise(levels), v1_chain(image))
+    assert torch.allclose(aug.normalise(levels), aug.test_transform((16, 16))(image), atol=1e-6)
+    assert torch.equal(aug.denormalise(aug.normalise(levels)), levels)
 
 
 def test_whole_chain_equals_v1_transforms(world):
     """JPEG to tensor as in the papers' code, with the random steps pinned: same bits."""
     size = (256, 128)
-    chain = v1.Compose([v1.Resize(size, v1.InterpolationMode.BICUBIC), v1.ToTensor(), v1.Normalize(s.IMAGENET_MEAN, s.IMAGENET_STD)])
+    chain = v1.Compose([v1.Resize(size, v1.InterpolationMode.BICUBIC), v1.ToTensor(), v1.Normalize(aug.IMAGENET_MEAN, aug.IMAGENET_STD)])
     batch = next(s.test_batches(world, world.query, size, batch_size=8))
     for n, record in enumerate(world.query[:8]):
         assert torch.equal(batch["image"][n], chain(Image.fromarray(world.read_image(record))))
@@ -166,9 +167,9 @@ def test_whole_chain_equals_v1_transforms(world):
 
 def test_train_transform_without_randomness_is_the_test_transform(world):
     image = Image.fromarray(world.read_image(world.train[0]))
-    assert torch.equal(s.train_transform(SIZE, "none")(image), s.test_transform(SIZE)(image))
+    assert torch.equal(aug.train_transform(SIZE, "none")(image), aug.test_transform(SIZE)(image))
     torch.manual_seed(0)
-    outputs = torch.stack([s.train_transform(SIZE)(image) for _ in range(60)])
+    outputs = torch.stack([aug.train_transform(SIZE)(image) for _ in range(60)])
     assert outputs.shape == (60, 3, *SIZE)
     erased = ((outputs == 0).all(1).flatten(1).float().mean(1) > 0.01).float().mean()
     assert 0.25 < erased < 0.75
@@ -177,8 +178,8 @@ def test_train_transform_without_randomness_is_the_test_transform(world):
 def test_erase_leaves_its_input_alone_and_hits_only_the_box():
     images = torch.ones(3, 3, 10, 8)
     box = np.array([[2, 1, 3, 4], [0, 0, 0, 0], [9, 7, 1, 1]])
-    out = s.erase(images, box)
-    assert torch.equal(out, s._erase_by_mask(images, box)) and torch.equal(out, s.erase(images.clone(), box, inplace=True))
+    out = aug.erase(images, box)
+    assert torch.equal(out, aug._erase_by_mask(images, box)) and torch.equal(out, aug.erase(images.clone(), box, inplace=True))
     assert (images == 1).all() and (out[1] == 1).all()
     assert out[0].sum() == 3 * (80 - 12) and (out[0, :, 2:5, 1:5] == 0).all() and out[2].sum() == 3 * 79
 
