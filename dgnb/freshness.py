@@ -84,7 +84,7 @@ def modules_of(notebook: Path) -> list[str]:
         if file is None or name in found:
             continue
         found.add(name)
-        todo += _imports(file, file.stat().st_mtime_ns)
+        todo += [*_imports(file, file.stat().st_mtime_ns), name.rpartition(".")[0]]
     return sorted(found - set(PLUMBING))
 
 

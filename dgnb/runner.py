@@ -73,7 +73,7 @@ def plan(
     if data and "data" not in declared:
         raise RunnerError(f"{item.id} takes no data folder: its notebook has no parameter `data`")
     own = {name: value for name, value in {"item": item.id, "scale": scale}.items() if name in declared}
-    wanted = {**own, **item.scales[scale].parameters, **({"data": data} if data else {}), **given}
+    wanted = {**item.scales[scale].parameters, **({"data": data} if data else {}), **given, **own}
     folder = str(figures_dir() / item.id / scale)
     environment = {"DGNB_PROGRESS": "lines", **os.environ, **how, "DGNB_OUT": folder}
     return Job(item.id, scale, str(notebook), folder, checked_parameters(item, notebook, wanted), environment=environment, **options)

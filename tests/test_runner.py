@@ -12,6 +12,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import SAVE, START, executed, make_project, nbdev_clean, row, write_catalogue, write_notebook
 
 from dgnb.catalogue import CatalogueError, load_catalogue
@@ -26,6 +28,8 @@ import sys
 print("two", file=sys.stderr)
 from IPython.display import Markdown, display
 display(Markdown("*three*"))
+import asyncio
+await asyncio.sleep(0)
 print("four")
 {"five": 5}"""
 PLOT = """import matplotlib.pyplot as plt
@@ -195,6 +199,17 @@ def test_values_are_read_as_their_default(text, default, value):
     assert parse_value(text, default) == value
 
 
+PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(),
+                  st.lists(st.integers(), min_size=1), st.lists(st.text("abc-_ ", min_size=1), min_size=1), st.dictionaries(st.text("abc", min_size=1), st.integers()))
+
+
+@given(PLAIN)
+def test_a_value_written_in_python_is_read_back(value):
+    """Whatever a default may be, writing it on the command line gives it, with its type."""
+    read = parse_value(value if isinstance(value, str) else repr(value), value)
+    assert read == value and type(read) is type(value)
+
+
 def test_recorded_parameters_equal_the_requested_ones(tmp_path, monkeypatch):
     """A notebook that overwrites a parameter fails instead of giving another result than was asked for."""
     make_project(tmp_path, monkeypatch, a=("x = 1",))
@@ -294,3 +309,25 @@ def test_status_says_why(tmp_path, monkeypatch):
     (tmp_path / "runs" / "toy-123" / "record.json").write_text("{}")
     Path(job.folder, "record.json").write_text(json.dumps(record))
     assert (state().state, state().why) == ("stale", "run now there: toy-123")
+
+
+def test_code_counts_only_where_it_is_imported(tmp_path, monkeypatch):
+    """A result depends on the modules its notebook imports, directly or through others; comments and plumbing do not count."""
+    import dgnb.freshness as freshness
+    files = {"__init__": "", "a": "from .b import x", "b": "x = 1  # one\n# %% cell 1", "c": "import dgnb.a", "alone": "y = 1", "results": "import dgnb.c",
+             "sub/__init__": "", "sub/d": "from ..b import x\ndef f():\n    from .e import z", "sub/e": "from dgnb import c"}
+    for name, text in files.items():
+        (tmp_path / "pkg" / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pkg" / f"{name}.py").write_text(text)
+    monkeypatch.setattr(freshness, "PACKAGE", tmp_path / "pkg")
+    modules = lambda *code: freshness.modules_of(write_notebook(tmp_path / "n.ipynb", *code))
+    assert modules("x = 1") == [] and modules("from dgnb.alone import y") == ["alone"]
+    assert modules("import math\n  from dgnb.a import x  # and not dgnb.alone") == ["a", "b"]
+    assert modules("from dgnb.sub import d") == modules("import dgnb.sub.d") == ["a", "b", "c", "sub", "sub.d", "sub.e"]
+    assert modules("from dgnb import b, alone") == ["alone", "b"]
+    assert modules("from dgnb.results import start") == ["a", "b", "c"]
+    before = freshness.module_hash(tmp_path / "pkg" / "b.py")
+    (tmp_path / "pkg" / "b.py").write_text("# %% cell 9\n\nx = 1  # one\n")
+    assert freshness.module_hash(tmp_path / "pkg" / "b.py") == before
+    (tmp_path / "pkg" / "b.py").write_text("x = 2  # one\n")
+    assert freshness.module_hash(tmp_path / "pkg" / "b.py") != before
