@@ -139,7 +139,7 @@ class WorldScale:
 
 WORLD_SCALES = {
     "smoke": WorldScale(8, 6, 8, 6, 6, 4, (64, 32)),
-    "laptop": WorldScale(100, 16, 250, 12, 300, 150, (64, 32)),
+    "laptop": WorldScale(200, 16, 250, 12, 300, 150, (64, 32)),
     "gpu": WorldScale(750, 17, 750, 17, 2000, 1000, (256, 128)),
 }
 SIZES = ((64, 32), (128, 64), (256, 128))
