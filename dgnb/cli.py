@@ -226,13 +226,16 @@ def evaluate(
 
 @app.command()
 def verify(
-    item: ItemName,
+    item: Annotated[Optional[str], typer.Argument(metavar="ITEM", help="one item only; else all that were shipped")] = None,
     only: Annotated[str, typer.Option("--run", help="only runs whose name or key begins so")] = "",
-    shortest: Annotated[bool, typer.Option("--shortest", help="only the run that took least time")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="only the run that took least time")] = False,
 ):
-    """Train an item's shipped runs again from nothing and compare their metrics with what was shipped."""
-    from dgnb.verify import verify_item
-    raise typer.Exit(0 if verify_item(load_catalogue()[item], only, shortest, say) else 1)
+    """Train shipped runs again from nothing and compare their metrics with what was shipped."""
+    from dgnb.results import shipped_records
+    from dgnb.verify import verify as verify_items
+    catalogue = load_catalogue()
+    items = [catalogue[item]] if item else [catalogue[name] for name, record in shipped_records().items() if record["runs"]]
+    raise typer.Exit(0 if verify_items(items, only, quick, say) else 1)
 
 
 @app.command()

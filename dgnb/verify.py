@@ -69,22 +69,26 @@ def compare(run: str, shipped: Mapping[str, float], again: Mapping[str, float], 
     return rows
 
 
-def chosen(runs: Sequence[Mapping[str, Any]], only: str, seconds: Mapping[str, float], shortest: bool) -> list[Mapping[str, Any]]:
+def chosen(runs: Sequence[Mapping[str, Any]], only: str) -> list[Mapping[str, Any]]:
     """The runs to train again; RunnerError lists them when none begins with `only`."""
     found = [run for run in runs if run["name"].startswith(only) or run["key"].startswith(only)]
     if not found:
         raise RunnerError(f"no run begins with {only!r}; there are {', '.join(run['name'] for run in runs) or 'none'}")
-    return [min(found, key=lambda run: seconds[run["key"]])] if shortest else found
+    return found
 
 
-def verify_item(
-    item: Item,  # whose shipped runs to train again
-    only: str = "",  # only runs whose name or key begins so
-    shortest: bool = False,  # only the one that took least time
-    say: Callable[[str], None] = print,  # where lines go
-) -> bool:  # whether everything agrees
-    """Train shipped runs into a store that is thrown away and compare; RunnerError when nothing was shipped or a run is gone."""
-    from dgnb.run_store import MissingRun, RunSpec, RunStore
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped run and what it may differ by."""
+    run: Mapping[str, Any]  # as the item's record names it
+    kept: Any  # the Run in the store
+    metrics: Mapping[str, float]
+    spreads: Mapping[str, float]
+
+
+def shipped_runs_of(item: Item) -> list[Shipped]:
+    """The runs of an item's shipped record; RunnerError when there is no record or a run is gone."""
+    from dgnb.run_store import MissingRun, RunStore
     record = read_record(figures_dir(ship=True) / item.id)
     if record is None:
         raise RunnerError(f"{item.id} was not shipped, so there is nothing to compare with: dgnb run {item.id} --scale laptop --train --ship")
@@ -92,17 +96,33 @@ def verify_item(
         importlib.import_module(f"dgnb.{module}")
     store = RunStore()
     try:
-        kept = {run["key"]: store.get(_spec(RunSpec, run)) for run in record["runs"]}
+        kept = {run["key"]: store.get(spec_of(run)) for run in record["runs"]}
     except MissingRun as error:
         raise RunnerError(f"{item.id}: {error}") from None
     metrics = {key: flat_metrics(run.metrics) for key, run in kept.items()}
     spreads = seed_spreads(record["runs"], metrics)
-    todo, good = chosen(record["runs"], only, {key: run.record["seconds"] for key, run in kept.items()}, shortest), True
+    return [Shipped(run, kept[run["key"]], metrics[run["key"]], spreads) for run in record["runs"]]
+
+
+def verify(
+    items: Sequence[Item],  # whose shipped runs to train again
+    only: str = "",  # only runs whose name or key begins so
+    quick: bool = False,  # only the one that took least time
+    say: Callable[[str], None] = print,  # where lines go
+) -> bool:  # whether everything agrees
+    """Train shipped runs into a store that is thrown away and compare; RunnerError when nothing was shipped or a run is gone."""
+    from dgnb.run_store import RunStore
+    shipped = {one.run["name"]: one for item in items for one in shipped_runs_of(item)}
+    if not shipped:
+        raise RunnerError("nothing was shipped, so there is nothing to verify: dgnb run ITEM --scale laptop --train --ship")
+    todo = [shipped[run["name"]] for run in chosen([one.run for one in shipped.values()], only)]
+    todo = [min(todo, key=lambda one: one.kept.record["seconds"])] if quick else todo
+    good = True
     with tempfile.TemporaryDirectory(prefix="dgnb-verify-") as folder:
-        for run in todo:
-            say(f"{run['name']}: training again from nothing (took {kept[run['key']].record['seconds']:.0f} s when it was shipped)")
-            again = RunStore(local=f"{folder}/runs", shipped=f"{folder}/none").get(_spec(RunSpec, run), train=True)
-            good &= _told(compare(run["name"], metrics[run["key"]], flat_metrics(again.metrics), spreads), say)
+        for one in todo:
+            say(f"{one.run['name']}: training again from nothing (took {one.kept.record['seconds']:.0f} s when it was shipped)")
+            again = RunStore(local=f"{folder}/runs", shipped=f"{folder}/none").get(spec_of(one.run), train=True)
+            good &= _told(compare(one.run["name"], one.metrics, flat_metrics(again.metrics), one.spreads), say)
     return good
 
 
@@ -112,8 +132,10 @@ def modules_of_item(item: Item) -> list[str]:
     return modules_of(load_catalogue().notebook(item)) if item.built else []
 
 
-def _spec(kind, run: Mapping[str, Any]):
-    return kind(*(run[name] for name in ("recipe", "version", "settings", "data", "seed")))
+def spec_of(run: Mapping[str, Any]):
+    """The RunSpec of a run named in a record."""
+    from dgnb.run_store import RunSpec
+    return RunSpec(*(run[name] for name in ("recipe", "version", "settings", "data", "seed")))
 
 
 def _told(rows: Sequence[Difference], say: Callable[[str], None]) -> bool:

@@ -13,7 +13,7 @@ from dgnb.catalogue import CatalogueError, load_catalogue
 from dgnb.results import how, read_record, readme_results, shipped_records, start, summary_table
 from dgnb.run_store import RunSpec, recipe
 from dgnb.parameters import RunnerError
-from dgnb.verify import compare, flat_metrics, seed_spreads, verify_item
+from dgnb.verify import compare, flat_metrics, seed_spreads, verify
 
 NOISE = {"size": 0.0}  # what the toy recipe adds to its metrics
 
@@ -170,7 +170,7 @@ def test_verify_allows_three_seed_spreads(shipped, noise, good):
     NOISE["size"] = noise if noise != float("inf") else 1e9
     lines = []
     try:
-        assert verify_item(shipped, say=lines.append) == good
+        assert verify([shipped], say=lines.append) == good
     finally:
         NOISE["size"] = 0.0
     assert sum("training again" in line for line in lines) == 3
@@ -180,18 +180,20 @@ def test_verify_allows_three_seed_spreads(shipped, noise, good):
 
 def test_verify_takes_one_run_or_says_what_there_is(shipped):
     lines = []
-    assert verify_item(shipped, shortest=True, say=lines.append) and len(lines) == 2
+    assert verify([shipped, shipped], quick=True, say=lines.append) and len(lines) == 2
     with pytest.raises(RunnerError, match="no run begins with 'x'; there are tiny-toy-"):
-        verify_item(shipped, only="x")
+        verify([shipped], only="x")
 
 
 def test_verify_without_record_or_run_says_what_to_do(project, shipped):
     os.rename(os.environ["DGNB_SHIPPED_RUNS"], project / "elsewhere")
     with pytest.raises(RunnerError, match="was never trained here"):
-        verify_item(shipped)
+        verify([shipped])
     (project / "figures" / "tiny-a" / "record.json").unlink()
     with pytest.raises(RunnerError, match="was not shipped"):
-        verify_item(shipped)
+        verify([shipped])
+    with pytest.raises(RunnerError, match="nothing was shipped"):
+        verify([])
 
 
 def test_metrics_are_compared_by_name():
