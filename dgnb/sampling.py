@@ -19,7 +19,7 @@ from .worlds import ImageRecord, ReIDSet
 # %% auto #0
 __all__ = ['SAMPLERS', 'ImageDataset', 'ImageCache', 'load_pixels', 'labels_of', 'EpochSampler', 'count_visits', 'check_same',
            'ShuffledSampler', 'OrderedSampler', 'IdentitySampler', 'PositivePairSampler', 'make_views', 'load_batch',
-           'share_epoch', 'produce_batches', 'EpochLoop', 'BatchLoader', 'test_batches', 'train_loader']
+           'share_epoch', 'produce_batches', 'EpochLoop', 'BatchLoader', 'test_batches', 'make_sampler', 'train_loader']
 
 # %% ../nbs/1_foundations/07b_sampling.ipynb #1325d885
 class ImageDataset(Dataset):
@@ -411,23 +411,39 @@ test_batches.__test__ = False  # a name that pytest would take for a test
 SAMPLERS = ("shuffled", "pairs", "identities")
 
 
+def make_sampler(
+    kind: str,  # one of `SAMPLERS`
+    labels: np.ndarray,  # identity of each image
+    batch_size: int,  # images per process
+    images_per_identity: int = 4,  # for "identities": pictures of each person in a batch
+    seed: int = 0,  # seed of the run
+) -> EpochSampler:
+    """A sampler by its name."""
+    if choose(kind, SAMPLERS, "sampler") == "shuffled":
+        return ShuffledSampler(len(labels), seed)
+    if kind == "pairs":
+        return PositivePairSampler(labels, seed)
+    if batch_size % images_per_identity:
+        raise ValueError(f"batch_size {batch_size} is no multiple of images_per_identity {images_per_identity}")
+    return IdentitySampler(labels, batch_size // images_per_identity, images_per_identity, seed)
+
+
 def train_loader(
-    source: ReIDSet,  # the set
-    size: tuple[int, int],  # (height, width) in pixels
+    source: ReIDSet | ImageDataset,  # a set, or images that are loaded already
+    size: tuple[int, int] | None = None,  # (height, width) in pixels, for a set
     batch_size: int = 8,  # images per process
     sampler: str = "shuffled",  # one of `SAMPLERS`
     images_per_identity: int = 4,  # for "identities": pictures of each person in a batch
     augmentation: str | Augmentation = "dgnet",  # see `AUGMENTATIONS`
     seed: int = 0,  # seed of order and augmentation
     cache: bool = True,  # decode once and keep the bytes; otherwise decode in `workers`
+    progress=None,  # wraps the decoding, e.g. tqdm.tqdm
     **options,  # erased, device, workers, rank, world_size: see `BatchLoader`
 ) -> BatchLoader:
     """The loader of a set's training images, in one line."""
-    images = (ImageCache if cache else ImageDataset)(source, source.train, size)
-    if choose(sampler, SAMPLERS, "sampler") == "identities":
-        if batch_size % images_per_identity:
-            raise ValueError(f"batch_size {batch_size} is no multiple of images_per_identity {images_per_identity}")
-        order = IdentitySampler(images.labels, batch_size // images_per_identity, images_per_identity, seed)
+    if isinstance(source, ImageDataset):
+        images = source
     else:
-        order = PositivePairSampler(images.labels, seed) if sampler == "pairs" else ShuffledSampler(len(images), seed)
+        images = ImageCache(source, source.train, size, progress=progress) if cache else ImageDataset(source, source.train, size)
+    order = make_sampler(sampler, images.labels, batch_size, images_per_identity, seed)
     return BatchLoader(images, order, batch_size, augmentation, seed=seed, **options)

@@ -408,7 +408,21 @@ def test_test_people_have_no_label_even_where_numbers_coincide():
     assert set(s.labels_of(msmt, msmt.query)[0]) == {-1} and set(s.labels_of(msmt, msmt.train)[0]) == {0, 1, 2}
 
 
-def test_train_loader_kinds(world):
+def test_work_can_be_sent_to_another_process(world, cache):
+    """Where processes are spawned and not forked (macOS, Windows), the job is pickled."""
+    import pickle
+    job = s._Job(s.ImageDataset(world, world.train, SIZE), aug.get_augmentation("dgnet"), 3, "both")
+    draws = s.PositivePairSampler(cache.labels, 1).draws(2)[:4]
+    a, b = job.__getitems__(draws), pickle.loads(pickle.dumps(job)).__getitems__(pickle.loads(pickle.dumps(draws)))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_train_loader_kinds(world, cache):
+    seen = []
+    loader = s.train_loader(world, SIZE, 6, "pairs", progress=lambda records: seen.extend(records) or records)
+    shared = s.train_loader(cache, batch_size=6, sampler="pairs")
+    assert len(seen) == len(world.train) and shared.images is cache
+    assert all(torch.equal(a["positive"], b["positive"]) for a, b in zip(loader, shared))
     batch = next(iter(s.train_loader(world, SIZE, 6, "pairs")))
     assert "positive" in batch
     batch = next(iter(s.train_loader(world, SIZE, 6, "identities", images_per_identity=2)))
