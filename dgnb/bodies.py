@@ -140,7 +140,7 @@ def _arms(caps, size, joints, looks, bulk):
         reach = (wrist - elbow) / size["forearm"][:, None]
         caps.add(f"{name} hand", wrist + 0.02 * reach, wrist + 0.09 * reach, (0.030, 0.034), SKIN, (0.7, 1, 1.1))
 
-
+# %% ../nbs/1_foundations/02b_bodies.ipynb #21252972
 def _legs(caps, size, joints, looks, moments):
     "Thighs, shins, feet; trousers are wider than legs."
     kind, girth = looks["lower_type"], size["girth"]
@@ -167,7 +167,7 @@ def _legs(caps, size, joints, looks, moments):
     caps.add("flare", top, vector(0, hem_y, 0), (size["hips"] * 1.02, size["hips"] * wide), (part, part), (1, 0.10, size["depth"] * 1.15 + 0.22 * moments["stride"] * bare + 0.10 * moments["stride"]),
              on=hanging, along=(0.93, 0.90 + hem_y - joints["pelvis"][:, 1]))
 
-# %% ../nbs/1_foundations/02b_bodies.ipynb #21252972
+# %% ../nbs/1_foundations/02b_bodies.ipynb #0610a8d6
 def _turned(points, angle):
     "Offsets (n x 3) turned about the vertical by an angle (radians)."
     c, s = np.cos(angle), np.sin(angle)
@@ -194,7 +194,7 @@ def _head(caps, size, joints, body, moments):
     caps.add("hair back", root, tip, radius, HAIR, (1, 1, flat), front, on=~np.isin(style, ("shaved", "short")))
     _hat(caps, at, front, np.array(HATS)[body["hat"]])
 
-
+# %% ../nbs/1_foundations/02b_bodies.ipynb #c1bf0934
 def _hat(caps, at, front, hat):
     "A cap with a peak, a beanie, or a hat with a round brim."
     crown = np.select([hat == "beanie", hat == "sun hat"], [0.097, 0.092], 0.093)

@@ -16,9 +16,6 @@ __all__ = ['COLOURS', 'COLOUR_NAMES', 'COLOUR_RGB', 'UPPER_WEIGHTS', 'LOWER_WEIG
            'between', 'normal', 'choose', 'sample_appearance', 'sample_body', 'take']
 
 # %% ../nbs/1_foundations/02_people.ipynb #55f200f9
-_MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
-
-
 def scramble(
     x: np.ndarray,  # uint64 counters, any shape
 ) -> np.ndarray:  # uint64, the same shape, every bit depending on every input bit
@@ -48,20 +45,35 @@ def uniform(
         words = scramble(scramble(np.asarray(index, np.int64).astype(np.uint64)) ^ key)
     return (words >> np.uint64(11)).astype(np.float64) / 2.0**53
 
-# %% ../nbs/1_foundations/02_people.ipynb #2e9edb79
-def between(key, index, low, high):
+# %% ../nbs/1_foundations/02_people.ipynb #918b8db4
+def between(
+    key: tuple,  # names what is drawn
+    index: np.ndarray,  # who it is drawn for
+    low,  # a number, or one per index
+    high,  # likewise
+) -> np.ndarray:  # float64, the shape of `index`
     "Uniform in [low, high) for each index; `low` and `high` may be arrays."
     return low + (np.asarray(high) - low) * uniform(key, index)
 
 
-def normal(key, index, mean=0.0, spread=1.0, limit=2.5):
+def normal(
+    key: tuple,  # names what is drawn
+    index: np.ndarray,  # who it is drawn for
+    mean: float = 0.0,
+    spread: float = 1.0,  # standard deviation (before the cut)
+    limit: float = 2.5,  # values lie within so many standard deviations
+) -> np.ndarray:  # float64, the shape of `index`
     "Normal for each index, cut off at `limit` standard deviations (Box-Muller on two hashed uniforms)."
     first, second = uniform((*key, "radius"), index), uniform((*key, "angle"), index)
     value = np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
     return mean + spread * np.clip(value, -limit, limit)
 
 
-def choose(key, index, weights):
+def choose(
+    key: tuple,  # names what is drawn
+    index: np.ndarray,  # who it is drawn for
+    weights,  # one number >= 0 per alternative
+) -> np.ndarray:  # int64, the shape of `index`: which alternative
     "An integer for each index, drawn with the given weights (they need not add up to 1)."
     edges = np.cumsum(np.asarray(weights, np.float64))
     return np.searchsorted(edges / edges[-1], uniform(key, index), side="right").clip(0, len(edges) - 1)
@@ -116,6 +128,14 @@ def _tinted(key, index, palette, which, spread=0.035):
     return np.clip(rgb * shade + tint * (0.35 + rgb), 0.02, 0.97)
 
 
+def _contrasting(key, index, upper):
+    "A second colour for patterns and prints that can be told from the first."
+    first, second = choose((*key, 1), index, UPPER_WEIGHTS), choose((*key, 2), index, UPPER_WEIGHTS)
+    apart = lambda a: np.abs(COLOUR_RGB[a] - COLOUR_RGB[upper]).max(-1) > 0.3
+    fallback = np.where(COLOUR_RGB[upper].mean(-1) > 0.45, COLOUR_NAMES.index("black"), COLOUR_NAMES.index("white"))
+    return np.where(apart(first), first, np.where(apart(second), second, fallback))
+
+# %% ../nbs/1_foundations/02_people.ipynb #a5ed990b
 def sample_appearance(
     key: tuple,  # names the world and its seed
     index: np.ndarray,  # identity numbers, shape (n,)
@@ -138,14 +158,6 @@ def sample_appearance(
         looks[name + "_rgb"] = _tinted((*key, name), index, palette, which)
     looks["lower_rgb"] = np.where((lower_type == 3)[:, None], looks["upper_rgb"], looks["lower_rgb"])
     return looks
-
-
-def _contrasting(key, index, upper):
-    "A second colour for patterns and prints that can be told from the first."
-    first, second = choose((*key, 1), index, UPPER_WEIGHTS), choose((*key, 2), index, UPPER_WEIGHTS)
-    apart = lambda a: np.abs(COLOUR_RGB[a] - COLOUR_RGB[upper]).max(-1) > 0.3
-    fallback = np.where(COLOUR_RGB[upper].mean(-1) > 0.45, COLOUR_NAMES.index("black"), COLOUR_NAMES.index("white"))
-    return np.where(apart(first), first, np.where(apart(second), second, fallback))
 
 # %% ../nbs/1_foundations/02_people.ipynb #70ba202f
 def sample_body(
