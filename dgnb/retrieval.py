@@ -49,22 +49,6 @@ def _slice(pairs: _Pairs, low: int, high: int) -> _Pairs:
     a, b = pairs.starts[low], pairs.starts[high]
     return _Pairs(pairs.row[a:b] - low, pairs.item[a:b], pairs.starts[low:high + 1] - a)
 
-
-def _ranks(
-    block: np.ndarray,  # distances of some queries [rows, gallery]; overwritten
-    good: _Pairs,  # matches of these queries
-    out: _Pairs,  # images left out for these queries
-    pool: ThreadPoolExecutor,  # the threads that sort
-) -> tuple[np.ndarray, np.ndarray]:  # ranks in the order of `good`, ascending within a query; was each query tied?
-    """Ranks of all matches of a block of queries."""
-    block[out.row, out.item] = np.inf
-    step = max(1, _SORTED // max(1, block[0].nbytes))
-    cuts = [(low, min(low + step, len(block))) for low in range(0, len(block), step)]
-    parts = pool.map(lambda cut: _sorted_rows(block[slice(*cut)], _slice(good, *cut)), cuts)
-    ordered = [row for part in parts for row in part]
-    found = [_look_up(o, row, good.item[a:b]) for o, row, a, b in zip(ordered, block, good.starts, good.starts[1:])]
-    return np.concatenate([ranks for ranks, _ in found]), np.array([tied for _, tied in found])
-
 # %% ../nbs/1_foundations/08_retrieval.ipynb #d6783d32
 def _ranks_on_device(
     block: torch.Tensor,  # distances of some queries, on a GPU [rows, gallery]; overwritten
@@ -85,6 +69,23 @@ def _ranks_on_device(
         ranks[i] += (block[row[i], : item[i]] == block[row[i], item[i]]).sum()
     ranks, tied = ranks.cpu().numpy(), tied.cpu().numpy()
     return ranks[np.lexsort([ranks, good.row])], np.bincount(good.row, tied, len(block)) > 0
+
+# %% ../nbs/1_foundations/08_retrieval.ipynb #779ac01f
+def _ranks(
+    block: np.ndarray | torch.Tensor,  # distances of some queries [rows, gallery]; overwritten
+    good: _Pairs,  # matches of these queries
+    out: _Pairs,  # images left out for these queries
+    pool: ThreadPoolExecutor,  # the threads that sort
+) -> tuple[np.ndarray, np.ndarray]:  # ranks in the order of `good`, ascending within a query; was each query tied?
+    """Ranks of all matches of a block of queries."""
+    if isinstance(block, torch.Tensor): return _ranks_on_device(block, good, out)
+    block[out.row, out.item] = np.inf
+    step = max(1, _SORTED // max(1, block[0].nbytes))
+    cuts = [(low, min(low + step, len(block))) for low in range(0, len(block), step)]
+    parts = pool.map(lambda cut: _sorted_rows(block[slice(*cut)], _slice(good, *cut)), cuts)
+    ordered = [row for part in parts for row in part]
+    found = [_look_up(o, row, good.item[a:b]) for o, row, a, b in zip(ordered, block, good.starts, good.starts[1:])]
+    return np.concatenate([ranks for ranks, _ in found]), np.array([tied for _, tied in found])
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #6a1dc895
 @dataclass(frozen=True)
@@ -178,8 +179,7 @@ def _evaluate(
         for start in range(0, queries, chunk):
             stop = min(start + chunk, queries)
             good, out = _pairs(matcher, start, stop)
-            block = rows(start, stop)
-            found, ties = _ranks_on_device(block, good, out) if isinstance(block, torch.Tensor) else _ranks(block, good, out, pool)
+            found, ties = _ranks(rows(start, stop), good, out, pool)  # no name for the block: it is freed before the next one
             ranks.append(found), owner.append(good.row + start)
             tied += int(ties.sum())
     return _result(matcher, np.concatenate(ranks), np.concatenate(owner), tied, unmatched, max_rank)
