@@ -176,9 +176,12 @@ def _update(loop: Loop, loss: torch.Tensor, names: Sequence[str]) -> None:
 
 def _on_devices(fabric, module: nn.Module) -> nn.Module:
     """The network on this process's device, synchronised with the others; one without trainable parameters is only moved."""
-    if any(p.requires_grad for p in module.parameters()):
-        return fabric.setup_module(module)
-    return module.to(fabric.device)
+    if not any(p.requires_grad for p in module.parameters()):
+        return module.to(fabric.device)
+    wrapped = fabric.setup_module(module)
+    for name in getattr(module, "forward_methods", ()):
+        wrapped.mark_forward_method(name)
+    return wrapped
 
 # %% ../nbs/1_foundations/13_training.ipynb #ccf8606d
 def capture(loop: Loop, extras: Mapping[str, Any]) -> dict[str, Any]:  # the loop; other objects with a `state_dict`
@@ -293,10 +296,9 @@ class _Trainer:
 
     def resume(self) -> int:
         """Go on from the newest good checkpoint; the iteration it was made at, or 0."""
-        if self.checkpoints is None:
-            return 0
         fabric = self.loop.fabric
-        at = fabric.broadcast(self.checkpoints.newest(fabric.world_size) if fabric.is_global_zero else None)
+        look = self.checkpoints is not None and fabric.is_global_zero
+        at = fabric.broadcast(self.checkpoints.newest(fabric.world_size) if look else None)
         if at is not None:
             shared = self.checkpoints.load(at, rank=0)
             if shared["processes"] != fabric.world_size:

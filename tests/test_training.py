@@ -563,6 +563,42 @@ def _pair(iterations, fabric, folder=None):
     return net.state_dict(), [row["loss"] for row in result.log]
 
 
+class Scorer(nn.Module):
+    """A network whose step calls a method of its own."""
+    forward_methods = ("score",)
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.body(x)
+
+    def score(self, x, target):
+        return (self(x) - target).pow(2).mean()
+
+
+def _adversarial(fabric, folder):
+    """Two networks with batch norm, called several times before a backward, in two parts."""
+    def step(batch, loop):
+        fake = loop["G"](batch[0] + torch.randn_like(batch[0]))
+        d = loop["D"].score(fake.detach(), 0) + loop["D"].score(batch[0], 1)
+        loop.update(d, "D")
+        g = loop["D"].score(fake, 1)
+        loop.update(g, "G")
+        return {"d": d, "g": g}
+
+    def go(n, folder):
+        seed_everything(0)
+        nets = {"G": Scorer(), "D": Scorer()}
+        nets["G"].body[-1] = nn.Linear(8, 2)
+        fit(nets, {k: torch.optim.Adam(m.parameters(), 0.01) for k, m in nets.items()}, step, _halves, n, fabric=fabric, checkpoint=folder, progress="off")
+        return {k: m.state_dict() for k, m in nets.items()}
+    whole = go(9, None)
+    go(4, folder)
+    return [whole, go(9, folder)]
+
+
 def _rank(rank, port, folder):
     """One of two processes, as a launcher would start it."""
     os.environ.update(LOCAL_RANK=str(rank), WORLD_SIZE="2", NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), DGNB_DEVICES="2")
@@ -570,7 +606,8 @@ def _rank(rank, port, folder):
     assert (fabric.global_rank, fabric.world_size) == (rank, 2)
     whole = _pair(10, fabric)
     _pair(4, fabric, folder / "c")
-    save_state(folder / f"{rank}.safetensors", [whole, _pair(10, fabric, folder / "c")])
+    parts = _pair(10, fabric, folder / "c")
+    save_state(folder / f"{rank}.safetensors", [whole, parts, _adversarial(fabric, folder / "gan")])
 
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
@@ -582,13 +619,27 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     [p.start() for p in processes]
     [p.join(60) for p in processes]
     assert [p.exitcode for p in processes] == [0, 0]
-    (a, la), parts = load_state(tmp_path / "0.safetensors")
-    (b, _), _ = load_state(tmp_path / "1.safetensors")
+    (a, la), parts, gan_a = load_state(tmp_path / "0.safetensors")
+    (b, _), _, gan_b = load_state(tmp_path / "1.safetensors")
+    for net in ("G", "D"):
+        for (key, x), y in zip(gan_a[0][net].items(), gan_b[0][net].values()):
+            assert torch.equal(x, y) != ("running" in key), "weights agree over processes, batch statistics stay each process's own"
+        for whole, resumed in (gan_a, gan_b):
+            assert all(torch.equal(x, y) for x, y in zip(whole[net].values(), resumed[net].values()))
     c, lc = _pair(10, make_fabric(accelerator="cpu"))
     assert all(torch.equal(a[k], b[k]) and torch.equal(a[k], parts[0][k]) for k in a)
     assert all(torch.allclose(a[k], c[k], rtol=1e-5, atol=1e-6) for k in a) and la == pytest.approx(lc, rel=1e-5)
     with pytest.raises(StoreError, match="of a training on 2 processes, this one has 1"):
         _pair(10, make_fabric(accelerator="cpu"), tmp_path / "c")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_resume_on_a_gpu(tmp_path, precision):
+    whole = train(12, fabric=make_fabric(precision=precision))[0]
+    train(7, tmp_path, fabric=make_fabric(precision=precision))
+    parts, _, result = train(12, tmp_path, fabric=make_fabric(precision=precision))
+    assert result.resumed_at == 7 and equal(whole, parts) and next(parts.parameters()).is_cuda and result.peak_memory["device"] > 0
 
 
 @pytest.mark.slow
