@@ -352,6 +352,15 @@ def test_pdf_has_the_width_of_the_column():
         figure_pdf(some_figures()[1], 0.1)
 
 
+def test_a_plot_is_laid_out_anew_for_the_column(monkeypatch):
+    fig, seen = curves([0, 1], {"a": [0, 1e6]}, ylabel="a long name of the axis"), []
+    figure_png(fig)
+    natural = fig.axes[0].get_position().x0
+    monkeypatch.setattr(fig, "savefig", lambda *_, **__: (fig.draw_without_rendering(), seen.append(fig.axes[0].get_position().x0)))
+    figure_pdf(fig, "single")
+    assert seen[0] > 1.3 * natural and fig.axes[0].get_position().x0 == natural
+
+
 def test_record_is_plain_json_and_shared_by_sisters(tmp_path):
     fig = some_figures()[1]
     record = {"map": np.float64(0.5), "nan": float("nan"), "rows": np.arange(2), "path": tmp_path, "set": {2, 1}}

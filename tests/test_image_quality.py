@@ -190,6 +190,13 @@ def test_diversity_has_the_direction_of_table_2():
     assert not diversity(sharp, ids, ssim).comparable and not diversity(sharp, ids, pairs=3).comparable
 
 
+def test_diversity_is_the_midpoint_of_the_extreme_running_means():
+    values = iter([0.1, 0.5, 0.3, 0.3, 0.3])  # running means 0.1, 0.3, 0.3, 0.3, 0.3
+    def in_turn(a, b): return torch.full((len(a),), next(values)).double()
+    found = diversity(batch(), [1, 1], in_turn)
+    assert math.isclose(found.value, 0.2, rel_tol=1e-6) and math.isclose(found.details["mean"], 0.3, rel_tol=1e-6)
+
+
 def test_diversity_pairs_are_of_one_identity_and_of_different_images():
     seen = []
     def spy(a, b):
