@@ -15,9 +15,28 @@ from .bodies import BAG, HAIR, LOWER, SKIN, SLOTS, UPPER
 from .people import BAGS, uniform
 
 # %% auto #0
-__all__ = ['noise_table', 'noise', 'step', 'wave', 'Surface', 'is_slot', 'surface_coordinates', 'paint', 'relief']
+__all__ = ['step', 'wave', 'noise_table', 'noise', 'Surface', 'is_slot', 'surface_coordinates', 'paint', 'relief']
 
 # %% ../nbs/1_foundations/02d_cloth.ipynb #d46312c4
+def step(
+    x: torch.Tensor,  # any shape
+    at,  # where the step is
+    soft,  # over which length it rises
+) -> torch.Tensor:  # 0..1, the shape of `x`
+    "0 below `at`, 1 above, a straight ramp of width `soft` between."
+    return ((x - at) / soft + 0.5).clamp(0, 1)
+
+
+def wave(
+    x: torch.Tensor,  # any shape; the period is 1
+    share: float = 0.5,  # how much of a period is up
+    soft: float = 0.12,  # length of a flank
+) -> torch.Tensor:  # 0..1, the shape of `x`
+    "A soft-edged square wave of period 1 that is up for `share` of it."
+    phase = x - x.floor()
+    return step(phase, 0.5 - share / 2, soft) - step(phase, 0.5 + share / 2, soft)
+
+# %% ../nbs/1_foundations/02d_cloth.ipynb #a108b3af
 @lru_cache(maxsize=4)
 def noise_table(device: str = "cpu", size: int = 256) -> torch.Tensor:
     "A tile of smooth noise around 0.5 that repeats without a seam: four octaves of hashed values, `size` squared, float32."
@@ -32,7 +51,10 @@ def noise_table(device: str = "cpu", size: int = 256) -> torch.Tensor:
     return torch.as_tensor(total.reshape(-1), dtype=torch.float32, device=device)
 
 
-def noise(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def noise(
+    u: torch.Tensor,  # float32 positions across the table; 256 is one repeat
+    v: torch.Tensor,  # positions down the table
+) -> torch.Tensor:  # smooth values around 0.5, the shape of `u`
     "The noise table between its entries, at float positions (256 to a repeat)."
     table = noise_table(str(u.device))
     fu, fv = u.floor(), v.floor()
@@ -42,18 +64,7 @@ def noise(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     right = table[iv * 256 + ju] * (1 - pv) + table[jv * 256 + ju] * pv
     return left * (1 - pu) + right * pu
 
-
-def step(x: torch.Tensor, at, soft) -> torch.Tensor:
-    "0 below `at`, 1 above, a straight ramp of width `soft` between."
-    return ((x - at) / soft + 0.5).clamp(0, 1)
-
-
-def wave(x: torch.Tensor, share: float = 0.5, soft: float = 0.12) -> torch.Tensor:
-    "A soft-edged square wave of period 1 that is up for `share` of it."
-    phase = x - x.floor()
-    return step(phase, 0.5 - share / 2, soft) - step(phase, 0.5 + share / 2, soft)
-
-# %% ../nbs/1_foundations/02d_cloth.ipynb #7eaf7237
+# %% ../nbs/1_foundations/02d_cloth.ipynb #016dd03a
 @dataclass
 class Surface:
     "Covered pixels with their texture coordinates; every field has one entry per pixel."
@@ -66,7 +77,10 @@ class Surface:
     sphere: torch.Tensor  # 3 x N unit normal in the capsule's frame
 
 
-def is_slot(slot, *names):
+def is_slot(
+    slot: torch.Tensor,  # slot numbers
+    *names: str,  # names out of `SLOTS`
+) -> torch.Tensor:  # bool
     "Pixels whose capsule is one of the named slots."
     mask = slot == SLOTS.index(names[0])
     for name in names[1:]:
@@ -74,7 +88,11 @@ def is_slot(slot, *names):
     return mask
 
 
-def surface_coordinates(hits, shapes, device):
+def surface_coordinates(
+    hits,  # what rays met: `dgnb.rays.Hits`
+    shapes: dict[str, np.ndarray],  # of `capsules`, for the same people
+    device: str,  # where the hits are
+) -> Surface:
     "Part, garment coordinates and angle at every hit."
     put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1)[hits.which]
     along, parts, split = shapes["along"], shapes["part"], put(shapes["split"])
@@ -90,7 +108,7 @@ def surface_coordinates(hits, shapes, device):
     part = torch.where(hem.isnan() | (part == SKIN), part, torch.where(s > hem, float(UPPER), float(LOWER))).to(torch.uint8)
     return Surface(slot, part, hits.t, s, angle, arc, hits.sphere)
 
-# %% ../nbs/1_foundations/02d_cloth.ipynb #5588cb59
+# %% ../nbs/1_foundations/02d_cloth.ipynb #de86059b
 def _pattern(surface, kind, size):
     "Share of the accent colour at each pixel of the upper garment, for the pattern of its wearer."
     s, arc = surface.s / size, surface.arc / size
@@ -111,8 +129,54 @@ def _mix(rgb, other, share):
     "Colours (3 x N) moved towards other colours by a share in 0..1."
     return rgb + (other - rgb) * share
 
+# %% ../nbs/1_foundations/02d_cloth.ipynb #370b63c7
+def _prints(rgb, surface, trunk, upper, accent, logo):
+    "A small mark on the chest, or a large print on the front or the back."
+    height = surface.s - 1.12
+    spot = lambda x, y, wide, tall: (1 - step(x.abs(), wide, 0.02)) * (1 - step(y.abs(), tall, 0.02))
+    turned = torch.where(surface.angle > 0, surface.angle - np.pi, surface.angle + np.pi)
+    mark = spot(surface.angle - 0.55, height - 0.07, 0.20, 0.028)
+    front, back = spot(surface.angle, height + 0.01, 0.55, 0.085), spot(turned, height + 0.01, 0.55, 0.085)
+    share = torch.stack([torch.zeros_like(mark), mark, front, back]).gather(0, logo[None]).squeeze(0)
+    return _mix(rgb, accent, share * upper * trunk.float() * 0.9)
 
-def paint(surface, actor, looks, body, device):
+
+def _opening(surface, trunk):
+    "Where an open jacket shows what is worn beneath: a wedge in front, wider below."
+    wide = 0.42 + 0.75 * (1.25 - surface.s).clamp(0, 0.5)
+    return (1 - step(surface.angle.abs(), wide, 0.12)) * trunk.float()
+
+# %% ../nbs/1_foundations/02d_cloth.ipynb #86298d1b
+def _straps(rgb, surface, body, number, rgb_of):
+    "Two straps of a backpack in front, or one across the chest; they count as bag."
+    bag, side = number(body, "bag", torch.int64), number(body, "bag_side")
+    chest = is_slot(surface.slot, "chest", "shoulders").float()
+    x = surface.sphere[0]
+    two = (1 - step((x.abs() - 0.52).abs(), 0.11, 0.06)) * (surface.sphere[2] > 0).float() * is_slot(surface.slot, "chest").float()
+    across = (1 - step((x * side + (surface.s - 1.10) * 4.0).abs(), 0.16, 0.08)) * is_slot(surface.slot, "chest", "pelvis").float()
+    share = two * (bag == BAGS.index("backpack")).float() + across * (bag == BAGS.index("shoulder bag")).float()
+    share = share * (surface.part == UPPER).float()
+    return _mix(rgb, rgb_of(body, "bag_rgb"), share), torch.where(share > 0.5, torch.full_like(surface.part, BAG), surface.part)
+
+# %% ../nbs/1_foundations/02d_cloth.ipynb #11c5a71d
+def _face(rgb, surface, hair, style):
+    "Eyes, brows, mouth, and stubble of hair on a shaved head."
+    on = (surface.slot == SLOTS.index("head")).float()
+    x, y = surface.angle, surface.sphere[1] * 0.09 + (surface.t - 0.5) * 0.066
+    blob = lambda cx, cy, wide, tall: 1 / (1 + ((x.abs() - cx) / wide) ** 4 + ((y - cy) / tall) ** 4)
+    dark = 0.75 * blob(0.40, 0.012, 0.20, 0.012) + 0.45 * blob(0.0, -0.050, 0.26, 0.008) + 0.22 * blob(0.0, -0.018, 0.13, 0.018)
+    rgb = rgb * (1 - on * dark.clamp(0, 0.8))
+    scalp = on * (style == 0).float() * torch.maximum(step(y, 0.045, 0.02), step(x.abs(), 1.5, 0.3) * step(y, -0.02, 0.03))
+    return _mix(rgb, hair, 0.6 * scalp)
+
+# %% ../nbs/1_foundations/02d_cloth.ipynb #76970fb4
+def paint(
+    surface: Surface,  # of `surface_coordinates`
+    actor: torch.Tensor,  # which person each pixel shows: a row of `looks` and `body`
+    looks: dict[str, np.ndarray],  # factors of `sample_appearance`
+    body: dict[str, np.ndarray],  # factors of `sample_body`
+    device: str,  # where the pixels are
+) -> tuple[torch.Tensor, torch.Tensor]:
     "The colour of every covered pixel before light falls on it (3 x N, sRGB) and the part it shows."
     rgb_of = lambda table, name: torch.as_tensor(table[name].T.copy(), dtype=torch.float32, device=device)[:, actor]
     number = lambda table, name, kind=torch.float32: torch.as_tensor(table[name], dtype=kind, device=device)[actor]
@@ -130,48 +194,11 @@ def paint(surface, actor, looks, body, device):
     rgb, part = _straps(rgb, surface, body, number, rgb_of)
     return _face(rgb, surface, rgb_of(body, "hair_rgb"), number(body, "hair_style", torch.int64)), part
 
-
-def _prints(rgb, surface, trunk, upper, accent, logo):
-    "A small mark on the chest, or a large print on the front or the back."
-    height = surface.s - 1.12
-    spot = lambda x, y, wide, tall: (1 - step(x.abs(), wide, 0.02)) * (1 - step(y.abs(), tall, 0.02))
-    turned = torch.where(surface.angle > 0, surface.angle - np.pi, surface.angle + np.pi)
-    mark = spot(surface.angle - 0.55, height - 0.07, 0.20, 0.028)
-    front, back = spot(surface.angle, height + 0.01, 0.55, 0.085), spot(turned, height + 0.01, 0.55, 0.085)
-    share = torch.stack([torch.zeros_like(mark), mark, front, back]).gather(0, logo[None]).squeeze(0)
-    return _mix(rgb, accent, share * upper * trunk.float() * 0.9)
-
-
-def _opening(surface, trunk):
-    "Where an open jacket shows what is worn beneath: a wedge in front, wider below."
-    wide = 0.42 + 0.75 * (1.25 - surface.s).clamp(0, 0.5)
-    return (1 - step(surface.angle.abs(), wide, 0.12)) * trunk.float()
-
-
-def _straps(rgb, surface, body, number, rgb_of):
-    "Two straps of a backpack in front, or one across the chest; they count as bag."
-    bag, side = number(body, "bag", torch.int64), number(body, "bag_side")
-    chest = is_slot(surface.slot, "chest", "shoulders").float()
-    x = surface.sphere[0]
-    two = (1 - step((x.abs() - 0.52).abs(), 0.11, 0.06)) * (surface.sphere[2] > 0).float() * is_slot(surface.slot, "chest").float()
-    across = (1 - step((x * side + (surface.s - 1.10) * 4.0).abs(), 0.16, 0.08)) * is_slot(surface.slot, "chest", "pelvis").float()
-    share = two * (bag == BAGS.index("backpack")).float() + across * (bag == BAGS.index("shoulder bag")).float()
-    share = share * (surface.part == UPPER).float()
-    return _mix(rgb, rgb_of(body, "bag_rgb"), share), torch.where(share > 0.5, torch.full_like(surface.part, BAG), surface.part)
-
-
-def _face(rgb, surface, hair, style):
-    "Eyes, brows, mouth, and stubble of hair on a shaved head."
-    on = (surface.slot == SLOTS.index("head")).float()
-    x, y = surface.angle, surface.sphere[1] * 0.09 + (surface.t - 0.5) * 0.066
-    blob = lambda cx, cy, wide, tall: 1 / (1 + ((x.abs() - cx) / wide) ** 4 + ((y - cy) / tall) ** 4)
-    dark = 0.75 * blob(0.40, 0.012, 0.20, 0.012) + 0.45 * blob(0.0, -0.050, 0.26, 0.008) + 0.22 * blob(0.0, -0.018, 0.13, 0.018)
-    rgb = rgb * (1 - on * dark.clamp(0, 0.8))
-    scalp = on * (style == 0).float() * torch.maximum(step(y, 0.045, 0.02), step(x.abs(), 1.5, 0.3) * step(y, -0.02, 0.03))
-    return _mix(rgb, hair, 0.6 * scalp)
-
-# %% ../nbs/1_foundations/02d_cloth.ipynb #776af7c5
-def relief(surface, fold):
+# %% ../nbs/1_foundations/02d_cloth.ipynb #eafef1c6
+def relief(
+    surface: Surface,  # of `surface_coordinates`
+    fold: torch.Tensor,  # 0..1 for each pixel's image: which folds the cloth has today
+) -> torch.Tensor:  # float32
     "Folds and weave of cloth, strands of hair: a factor around 1 for every covered pixel."
     shift = (fold * 251 + surface.slot * 37.0)
     cloth = ((surface.part == UPPER) | (surface.part == LOWER)).float()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dgnb.bodies import HAIR, OTHER, PARTS, SHOES, SLOTS, UPPER, capsules, skeleton, view_matrix
 from dgnb.cloth import noise, noise_table, wave
 from dgnb.people import sample_appearance, sample_body, take
-from dgnb.rays import meet, project, shape_space
+from dgnb.rays import meet, ray_constants, shape_space
 from dgnb.rendering import render
 from dgnb.scenes import PLACES, backdrop, make_cameras, sample_moments
 
@@ -48,8 +48,6 @@ coordinate = st.floats(-1, 1)
        st.floats(0, 360), coordinate, coordinate)
 @settings(max_examples=120, deadline=None)
 def test_rays_meet_capsules_where_brute_force_says(ends, radii, scale, yaw, x, y):
-    from dgnb.rays import _constants
-
     a, b = np.array(ends[:3]), np.array(ends[3:])
     axes = view_matrix(np.array([yaw]), 20.0, 10.0)[0]
     j, turn = shape_space(axes, np.array(scale))
@@ -58,7 +56,7 @@ def test_rays_meet_capsules_where_brute_force_says(ends, radii, scale, yaw, x, y
         return  # seen end on: one ball hides the other and the form is an approximation
     one = lambda v: np.asarray(v, float)[None, None]
     shape = dict(a=one(a), b=one(b), radius=one(radii), j=j[None, None], soft=one(0.001))
-    c = {name: torch.as_tensor(value) for name, value in _constants(shape).items()}
+    c = {name: torch.as_tensor(value) for name, value in ray_constants(shape).items()}
     z, t, q, cover = meet(torch.tensor([x], dtype=torch.float64), torch.tensor([y], dtype=torch.float64), c)
     truth = march(a, b, radii, np.array(scale), axes, x, y)
     if np.isfinite(truth) and q.item() > 1e-3:
