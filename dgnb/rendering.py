@@ -15,7 +15,7 @@ from .bodies import OTHER, capsules, view_matrix
 from .cloth import is_slot, paint, relief, step, surface_coordinates
 from .people import normal, sample_appearance, sample_body, take
 from .rays import cast, project
-from .scenes import backdrop
+from .streets import backdrop
 
 # %% auto #0
 __all__ = ['RENDERER_VERSION', 'Rendering', 'render']
