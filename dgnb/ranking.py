@@ -14,22 +14,6 @@ import torch
 __all__ = ['match_ranks', 'score_ranks', 'Matcher']
 
 # %% ../nbs/1_foundations/07c_ranking.ipynb #99efc42d
-def _look_up(
-    ordered: np.ndarray,  # sorted distances of the kept images, at least up to the last match
-    row: np.ndarray,  # all distances of the query in gallery order, infinite where left out
-    good: np.ndarray,  # gallery indices of the matches
-) -> tuple[np.ndarray, bool]:  # ranks from 1, ascending; was a match tied?
-    """Ranks of the matches by bisection; equal distances keep the gallery's order."""
-    values = row[good]
-    nearer = ordered.searchsorted(values, "left")
-    tied = ordered.searchsorted(values, "right") - nearer > 1
-    ranks = nearer + 1
-    for i in np.flatnonzero(tied):
-        ranks[i] += np.count_nonzero(row[: good[i]] == values[i])
-    ranks.sort()
-    return ranks, bool(tied.any())
-
-
 def match_ranks(
     distances,  # distances of one query to every gallery image, float [gallery]
     good,  # gallery indices of its matches, at least one
@@ -38,7 +22,9 @@ def match_ranks(
     """Ranks of a query's matches, counted from 1, once the ignored images are left out; ties keep the gallery's order."""
     row, good = np.array(distances, float), np.asarray(good, int)
     row[np.asarray(ignored, int)] = np.inf
-    return _look_up(np.sort(row[row <= row[good].max()]), row, good)[0]
+    nearer = np.sort(row).searchsorted(row[good])
+    equal = [np.count_nonzero(row[:g] == row[g]) for g in good]  # kept images at the same distance that come before
+    return np.sort(1 + nearer + equal)
 
 # %% ../nbs/1_foundations/07c_ranking.ipynb #bf6fa459
 def score_ranks(

@@ -17,7 +17,7 @@ import scipy.io
 import torch
 
 from .intervals import Interval, bootstrap_interval, paired_bootstrap, verdict  # so that users need one import
-from .ranking import Matcher, _look_up, _Pairs, _pairs, match_ranks, score_ranks
+from .ranking import Matcher, _Pairs, _pairs, match_ranks, score_ranks
 from .scales import choose
 
 # %% auto #0
@@ -25,37 +25,30 @@ __all__ = ['METRICS', 'RetrievalResult', 'evaluate_distances', 'as_features', 'p
            'evaluate_retrieval', 'multi_query', 'join_parts', 'load_features', 'save_features']
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #4139a955
-_BLOCK = 2**24  # bytes of distances in memory at a time
-_SORTED = 2**20  # bytes sorted by a thread at a time: what stays in its cache
-
-
-def _sorted_rows(
+def _rank_rows(
     block: np.ndarray,  # distances of some queries, infinite where left out [rows, gallery]
     good: _Pairs,  # their matches
-) -> list[np.ndarray]:  # for each row its sorted distances, at least as far as the last match
-    """Sort each row's values no farther out than its last match."""
-    limit = np.full(len(block), -np.inf, block.dtype)
-    np.maximum.at(limit, good.row, block[good.row, good.item])
-    near, rows = block <= limit[:, None], []
-    for row, mask in zip(block, near):
-        few = 4 * np.count_nonzero(mask) < len(row)  # picking values out pays while they are few
-        rows.append(row[mask] if few else row.copy())
-        rows[-1].sort()
-    return rows
-
-
-def _slice(pairs: _Pairs, low: int, high: int) -> _Pairs:
-    """The pairs of rows low..high, counted from there."""
-    a, b = pairs.starts[low], pairs.starts[high]
-    return _Pairs(pairs.row[a:b] - low, pairs.item[a:b], pairs.starts[low:high + 1] - a)
+) -> tuple[np.ndarray, np.ndarray]:  # rank of each match from 1, in the order of `good`; was each query tied?
+    """Ranks of the matches from sorted values, no farther out than each row's last match."""
+    values, limit = block[good.row, good.item], np.full(len(block), -np.inf, block.dtype)
+    np.maximum.at(limit, good.row, values)
+    nearer, upto = np.empty(len(values), int), np.empty(len(values), int)
+    for row, near, a, b in zip(block, block <= limit[:, None], good.starts, good.starts[1:]):
+        few = 4 * np.count_nonzero(near) < len(row)  # picking values out pays while they are few
+        ordered = row[near] if few else row.copy()
+        ordered.sort()
+        nearer[a:b], upto[a:b] = ordered.searchsorted(values[a:b]), ordered.searchsorted(values[a:b], "right")
+    tied = np.flatnonzero(upto - nearer > 1)
+    for i in tied: nearer[i] += np.count_nonzero(block[good.row[i], : good.item[i]] == values[i])
+    return nearer + 1, np.bincount(good.row[tied], minlength=len(block)) > 0
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #d6783d32
 def _ranks_on_device(
     block: torch.Tensor,  # distances of some queries, on a GPU [rows, gallery]; overwritten
     good: _Pairs,  # matches of these queries
     out: _Pairs,  # images left out for these queries
-) -> tuple[np.ndarray, np.ndarray]:  # ranks in the order of `good`, ascending within a query; was each query tied?
-    """Ranks of all matches of a block of queries, computed where the distances are."""
+) -> tuple[np.ndarray, np.ndarray]:  # rank of each match from 1, in the order of `good`; was each query tied?
+    """Ranks of the matches, computed where the distances are."""
     on = lambda array: torch.as_tensor(array, device=block.device)
     row, item, place = on(good.row), on(good.item), on(np.arange(len(good.row)) - good.starts[good.row])
     block[on(out.row), on(out.item)] = torch.inf
@@ -67,25 +60,34 @@ def _ranks_on_device(
     ranks = nearer + 1
     for i in tied.nonzero()[:, 0].tolist():
         ranks[i] += (block[row[i], : item[i]] == block[row[i], item[i]]).sum()
-    ranks, tied = ranks.cpu().numpy(), tied.cpu().numpy()
-    return ranks[np.lexsort([ranks, good.row])], np.bincount(good.row, tied, len(block)) > 0
+    return ranks.cpu().numpy(), np.bincount(good.row, tied.cpu().numpy(), len(block)) > 0
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #779ac01f
+_BLOCK = 2**25  # bytes of distances in memory at a time
+_SORTED = 2**20  # bytes sorted by a thread at a time: what stays in its cache
+
+
+def _slice(pairs: _Pairs, low: int, high: int) -> _Pairs:
+    """The pairs of rows low..high, counted from there."""
+    a, b = pairs.starts[low], pairs.starts[high]
+    return _Pairs(pairs.row[a:b] - low, pairs.item[a:b], pairs.starts[low:high + 1] - a)
+
+
 def _ranks(
     block: np.ndarray | torch.Tensor,  # distances of some queries [rows, gallery]; overwritten
     good: _Pairs,  # matches of these queries
     out: _Pairs,  # images left out for these queries
     pool: ThreadPoolExecutor,  # the threads that sort
-) -> tuple[np.ndarray, np.ndarray]:  # ranks in the order of `good`, ascending within a query; was each query tied?
+) -> tuple[np.ndarray, np.ndarray]:  # ranks of the matches from 1, ascending within each query; was each query tied?
     """Ranks of all matches of a block of queries."""
-    if isinstance(block, torch.Tensor): return _ranks_on_device(block, good, out)
-    block[out.row, out.item] = np.inf
-    step = max(1, _SORTED // max(1, block[0].nbytes))
-    cuts = [(low, min(low + step, len(block))) for low in range(0, len(block), step)]
-    parts = pool.map(lambda cut: _sorted_rows(block[slice(*cut)], _slice(good, *cut)), cuts)
-    ordered = [row for part in parts for row in part]
-    found = [_look_up(o, row, good.item[a:b]) for o, row, a, b in zip(ordered, block, good.starts, good.starts[1:])]
-    return np.concatenate([ranks for ranks, _ in found]), np.array([tied for _, tied in found])
+    if isinstance(block, torch.Tensor): ranks, tied = _ranks_on_device(block, good, out)
+    else:
+        block[out.row, out.item] = np.inf
+        step = max(1, _SORTED // max(1, block[0].nbytes))
+        cuts = [(low, min(low + step, len(block))) for low in range(0, len(block), step)]
+        parts = list(pool.map(lambda cut: _rank_rows(block[slice(*cut)], _slice(good, *cut)), cuts))
+        ranks, tied = (np.concatenate(column) for column in zip(*parts))
+    return ranks[np.lexsort([ranks, good.row])], tied
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #6a1dc895
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _evaluate(
     if max_rank < 1: raise ValueError(f"max_rank must be at least 1, not {max_rank}")
     if chunk is not None and chunk < 1: raise ValueError(f"chunk must be at least 1, not {chunk}")
     queries, width = matcher.shape[0], max(1, len(matcher.keep))
-    chunk = chunk or max(128, _BLOCK // (width * itemsize))
+    chunk = chunk or max(192, _BLOCK // (width * itemsize))
     ranks, owner, tied = [], [], 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for start in range(0, queries, chunk):
@@ -218,7 +220,7 @@ def evaluate_distances(
     junk_label: int | None = -1,  # identity of junk images, left out of every list; None: there is no junk
     unmatched: str = "skip",  # a query without a match is left out of the means ("skip") or scores 0 ("count")
     max_rank: int = 50,  # length of the CMC curve
-    chunk: int | None = None,  # queries at a time; None: as many as fit in 16 MiB, at least 128
+    chunk: int | None = None,  # queries at a time; None: as many as fit in 32 MiB, at least 192
 ) -> RetrievalResult:
     """Evaluate retrieval from distances of any kind; a ValueError names shapes, labels or values that do not fit."""
     matcher = Matcher(query_ids, gallery_ids, query_cameras, gallery_cameras, camera_rule, junk_label)
@@ -309,7 +311,7 @@ def evaluate_retrieval(
     junk_label: int | None = -1,  # identity of junk images, left out of every list; None: there is no junk
     unmatched: str = "skip",  # a query without a match is left out of the means ("skip") or scores 0 ("count")
     max_rank: int = 50,  # length of the CMC curve
-    chunk: int | None = None,  # queries at a time; None: as many as fit in 16 MiB, at least 128
+    chunk: int | None = None,  # queries at a time; None: as many as fit in 32 MiB, at least 192
 ) -> RetrievalResult:
     """Evaluate retrieval from features; a ValueError names shapes, labels or values that do not fit."""
     matcher = Matcher(query_ids, gallery_ids, query_cameras, gallery_cameras, camera_rule, junk_label)

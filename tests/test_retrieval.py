@@ -103,12 +103,12 @@ def test_whole_matrix_on_a_device_gives_the_same_ranks(problem, chunk):
     distances, labels, _ = problem
     matcher = Matcher(**labels)
     good, out = retrieval._pairs(matcher, 0, len(distances))
-    ranks, tied = retrieval._ranks_on_device(torch.tensor(distances[:, matcher.keep]), good, out)
+    with retrieval.ThreadPoolExecutor(2) as pool:
+        ranks, tied = retrieval._ranks(torch.tensor(distances[:, matcher.keep]), good, out, pool)
+        cpu = retrieval._ranks(distances[:, matcher.keep].copy(), good, out, pool)
     scores = score_ranks(ranks, good.row, len(distances))
     expected = slow(distances, **labels)
     for name in FIELDS: np.testing.assert_allclose(scores[name], expected[name], atol=1e-12)
-    with retrieval.ThreadPoolExecutor(2) as pool:
-        cpu = retrieval._ranks(distances[:, matcher.keep].copy(), good, out, pool)
     np.testing.assert_array_equal(cpu[0], ranks), np.testing.assert_array_equal(cpu[1], tied)
 
 
