@@ -96,15 +96,8 @@ def _blurred(image, sigma_y, sigma_x, radius):
             image = image + weight[d] * (cut(d) + cut(-d))
     return image
 
-# %% ../nbs/1_foundations/03_rendering.ipynb #24391f4e
+# %% ../nbs/1_foundations/03_rendering.ipynb #f111f816
 _NOISE = 1 << 20
-
-
-def _grain(moments, count, device):
-    "Sensor noise: for each image a stretch of one fixed roll of normal numbers, B x count."
-    table = _noise_roll(str(device))
-    start = (moments["noise_offset"] * (_NOISE - count)).astype(np.int64).tolist()
-    return torch.stack([table[s:s + count] for s in start])
 
 
 @lru_cache(maxsize=4)
@@ -113,6 +106,13 @@ def _noise_roll(device):
     return torch.as_tensor(normal(("sensor noise",), np.arange(_NOISE), limit=4.0), dtype=torch.float32, device=device)
 
 
+def _grain(moments, count, device):
+    "Sensor noise: for each image a stretch of one fixed roll of normal numbers, B x count."
+    table = _noise_roll(str(device))
+    start = (moments["noise_offset"] * (_NOISE - count)).astype(np.int64).tolist()
+    return torch.stack([table[s:s + count] for s in start])
+
+# %% ../nbs/1_foundations/03_rendering.ipynb #da6dd1dc
 def _lens(image, moments):
     "What the camera makes of the light: exposure, cast, haze, tone, saturation, blur, noise. In and out: B x 3 x H x W."
     put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=image.device).reshape(len(image), -1, 1, 1)
@@ -127,16 +127,16 @@ def _lens(image, moments):
     image = _blurred(image, blur, np.sqrt(blur**2 + (moments["motion"] * unit) ** 2), 2 if unit <= 1 else 4)
     return image + put(moments["noise"]) * _grain(moments, image[0].numel(), image.device).reshape(image.shape)
 
-# %% ../nbs/1_foundations/03_rendering.ipynb #f111f816
+# %% ../nbs/1_foundations/03_rendering.ipynb #272a8463
 @dataclass(frozen=True)
 class Rendering:
     "A batch of rendered images with their truth maps."
     images: torch.Tensor  # uint8, B x H x W x 3, RGB
     parts: torch.Tensor | None = None  # uint8, B x H x W: what is seen in each pixel, an index into `dgnb.bodies.PARTS`
     silhouette: torch.Tensor | None = None  # bool, B x H x W: the person (clothes, hair, hat and bag included)
-    depth: torch.Tensor | None = None  # float32, B x H x W: metres towards the camera from the person's axis; 0 elsewhere
+    depth: torch.Tensor | None = None  # float32, B x H x W: metres towards the camera from the point between the feet; 0 elsewhere
 
-
+# %% ../nbs/1_foundations/03_rendering.ipynb #44a6f026
 def _stack(tables):
     "Rows of several factor tables, one after the other."
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
