@@ -1,6 +1,6 @@
 """Running catalogued items: parameters are checked, notebooks execute side by side in warm worker processes, and one failure stops no other.
 
-A worker is a process forked from one that has imported torch, timm and the rest already (`dgnb.warm`), so an item starts in a fraction of
+A worker is a process forked from one that has imported already what the notebooks import (`dgnb.warm`), so an item starts in a fraction of
 a second and cannot disturb another. Where processes cannot be forked (macOS, Windows) a worker imports once and keeps for several items.
 """
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -16,10 +17,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from dgnb.catalogue import Item, load_catalogue, one_of
+from dgnb.freshness import modules_of
 from dgnb.parameters import RunnerError, checked_parameters, parameters_of, parse_value
 from dgnb.paths import figures_dir
 
@@ -220,13 +223,27 @@ class _Worker:
                 self.process.terminate()
 
 
-def _context(warm: bool):
-    """(multiprocessing context, whether workers are kept): forked from a warm process where that is safe."""
-    if sys.platform.startswith("linux"):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["dgnb.warm" if warm else "dgnb.engine"])
-        return context, False
-    return multiprocessing.get_context("spawn"), True
+def imported_by(jobs: Sequence[Job]) -> list[str]:
+    """The modules that the jobs' notebooks import, ours with all they import in turn; nothing for jobs that get a kernel of their own."""
+    names = {"dgnb.engine", "matplotlib_inline.backend_inline"}
+    for notebook in {Path(job.notebook) for job in jobs if job.mode != "kernel"}:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        names |= set(re.findall(r"^(?:from|import)\s+([\w.]+)", code, re.MULTILINE))
+        names |= {f"dgnb.{module}" for module in modules_of(notebook)}
+    return sorted(names)
+
+
+def _context(modules: Sequence[str]):
+    """(multiprocessing context, whether workers are kept): forked from a process that has imported the modules, where that is safe."""
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn"), True
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dgnb.warm"])
+    os.environ["DGNB_WARM"] = ",".join(modules)
+    forkserver.ensure_running()
+    del os.environ["DGNB_WARM"]
+    return context, False
 
 
 def run_jobs(
@@ -235,7 +252,7 @@ def run_jobs(
     report: Callable[[Outcome], None] = lambda outcome: None,  # called as each one ends
 ) -> list[Outcome]:
     """Execute all jobs and return their outcomes in order; on Ctrl-C what runs is ended, what is finished stays, and the rest is missing."""
-    context, keep = _context(any(job.mode != "kernel" for job in jobs))
+    context, keep = _context(imported_by(jobs))
     crew, idle, done, lock = [], [], {}, threading.Lock()
 
     def one(index: int) -> None:

@@ -135,7 +135,7 @@ def test_workers_that_are_kept_execute_several(tmp_path, monkeypatch):
     import multiprocessing
 
     import dgnb.runner as runner
-    monkeypatch.setattr(runner, "_context", lambda warm: (multiprocessing.get_context("spawn"), True))
+    monkeypatch.setattr(runner, "_context", lambda modules: (multiprocessing.get_context("spawn"), True))
     make_project(tmp_path, monkeypatch, a=(), b=())
     write_notebook(tmp_path / "nbs" / "a.ipynb", "import os; leak = 1; print(os.getpid())")
     write_notebook(tmp_path / "nbs" / "b.ipynb", "import os; assert 'leak' not in globals(); print(os.getpid())")
@@ -150,8 +150,7 @@ def test_no_worker_outlives_a_killed_command(tmp_path, monkeypatch):
     make_project(tmp_path, monkeypatch, a=())
     write_notebook(tmp_path / "nbs" / "a.ipynb", "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '600'])\n"
                    "pathlib.Path(os.environ['DGNB_OUT'], 'pids').write_text(f'{os.getpid()} {child.pid} end')\nchild.wait()")
-    code = ("import dgnb.runner as r\nfrom dgnb.catalogue import load_catalogue\ncold = r._context\nr._context = lambda warm: cold(False)\n"
-            "r.run_jobs([r.plan(load_catalogue()['tiny-a'], 'smoke', mode='plain')])")
+    code = "import dgnb.runner as r\nfrom dgnb.catalogue import load_catalogue\nr.run_jobs([r.plan(load_catalogue()['tiny-a'], 'smoke', mode='plain')])"
     command = subprocess.Popen([sys.executable, "-c", code])
     file = tmp_path / "figures" / "tiny-a" / "smoke" / "pids"
     wait(lambda: file.is_file() and file.read_text().endswith("end"))
@@ -168,6 +167,18 @@ def wait(done, seconds: float = 240) -> None:
     while not done():
         assert time.time() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def test_workers_start_from_what_notebooks_import(tmp_path, monkeypatch):
+    """Every module a notebook imports is there before it starts, so a second notebook waits for no import; kernels are given none."""
+    from dgnb.runner import imported_by
+    make_project(tmp_path, monkeypatch, a=("import colorsys\nfrom dgnb.rendering import render",), b=("import wave",))
+    names = imported_by(jobs_of("a") + jobs_of("b", mode="kernel"))
+    assert {"colorsys", "dgnb.rendering", "dgnb.run_store", "dgnb.engine"} <= set(names) and "wave" not in names
+    code = ("import sys, dgnb.runner as r\nfrom dgnb.catalogue import load_catalogue\n"
+            "print([o.cause for o in r.run_jobs([r.plan(load_catalogue()['tiny-a'], 'smoke')])])")
+    write_notebook(tmp_path / "nbs" / "a.ipynb", "import sys\nassert 'torch' in sys.modules and 'colorsys' in sys.modules", "import colorsys", START, SAVE)
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "['']"
 
 
 def test_parameters_are_checked(tmp_path, monkeypatch):
