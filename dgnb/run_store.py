@@ -151,7 +151,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {}
 
-
+# %% ../nbs/1_foundations/12_run_store.ipynb #8a25f89d
 def recipe(
     name: str,  # lower-case letters, digits, dots and dashes
     version: int = 1,  # bump it when the same settings should give another result
@@ -165,7 +165,7 @@ def recipe(
         return train
     return register
 
-
+# %% ../nbs/1_foundations/12_run_store.ipynb #7555682b
 def find_recipe(spec: RunSpec) -> Recipe:  # the run -> its registered recipe
     """The recipe that can train this spec; an `UnknownRecipe` says which names and versions there are."""
     try:
@@ -253,7 +253,7 @@ def seal(
     write_json(folder / "record.json", record | {"seal": _digest(record)})
     return record
 
-
+# %% ../nbs/1_foundations/12_run_store.ipynb #f6751c64
 def check_files(folder: Path) -> dict[str, Any]:  # a run's folder -> its record
     """Read a finished run's record and check every file against it; a `DamagedRun` names the first that is missing or changed."""
     try:

@@ -203,7 +203,7 @@ def restore(loop: Loop, shared: Mapping[str, Any], own: Mapping[str, Any], extra
                 part.load_state_dict(shared[kind][name])
             except (KeyError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:200]
-                raise StoreError(f"the checkpoint does not fit {kind[:-1]} {name!r} ({reason}): the code changed since; start the run afresh") from error
+                raise StoreError(f"the checkpoint does not fit {kind[:-1]} {name!r} ({reason}): the code changed since; start the run afresh (fresh=True, --fresh)") from error
     loop.fabric.strategy.precision.load_state_dict(shared["precision"])
     for name, buffers in own.get("buffers", {}).items():
         for key, buffer in loop.plain_modules[name].named_buffers():
