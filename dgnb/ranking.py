@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from .arrays import whole_numbers
 
 # %% auto #0
 __all__ = ['match_ranks', 'score_ranks', 'Matcher']
@@ -47,23 +48,6 @@ def score_ranks(
     return dict(ap_step=mean(at), ap_trapezoid=mean((before + at) / 2), inp=inp, first_rank=first)
 
 # %% ../nbs/1_foundations/07c_ranking.ipynb #41da1bcb
-def _labels(
-    values,  # whole numbers: list, numpy array or torch tensor
-    name: str,  # what they are, for the message
-    length: int | None = None,  # how many there must be
-) -> np.ndarray:  # int64 [n]
-    """Identity or camera numbers; a ValueError names what is not a flat list of whole numbers of the right length."""
-    values = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-    if values.ndim != 1 or values.dtype.kind not in "iufb":
-        raise ValueError(f"{name} must be a flat list of whole numbers, not {values.dtype} of shape {values.shape}")
-    if length is not None and len(values) != length:
-        raise ValueError(f"{name} has {len(values)} entries for {length} images; give one for each")
-    with np.errstate(invalid="ignore"): whole = values.astype(np.int64)
-    if not np.array_equal(whole, values):
-        raise ValueError(f"{name} must be whole numbers; found {values[whole != values][0]}")
-    return whole
-
-# %% ../nbs/1_foundations/07c_ranking.ipynb #ca2c85bc
 class Matcher:
     """The rules of the benchmark: which gallery images are a query's matches, and which are left out of its list."""
 
@@ -77,13 +61,13 @@ class Matcher:
         junk_label: int | None = -1,  # identity of junk, left out for every query; None: there is no junk
     ):
         """A ValueError names labels that are missing, of the wrong length, or not whole numbers."""
-        self.query_ids, ids = _labels(query_ids, "query_ids"), _labels(gallery_ids, "gallery_ids")
+        self.query_ids, ids = whole_numbers(query_ids, "query_ids"), whole_numbers(gallery_ids, "gallery_ids")
         if (query_cameras is None) != (gallery_cameras is None):
             raise ValueError(f"{'query' if query_cameras is None else 'gallery'}_cameras is missing: give the cameras of both sides or of neither")
         self.has_cameras = query_cameras is not None
         self.camera_rule, self.junk_label = bool(camera_rule) and self.has_cameras, junk_label
-        self.query_cameras = _labels(query_cameras, "query_cameras", len(self.query_ids)) if self.has_cameras else None
-        cameras = _labels(gallery_cameras, "gallery_cameras", len(ids)) if self.has_cameras else None
+        self.query_cameras = whole_numbers(query_cameras, "query_cameras", len(self.query_ids)) if self.has_cameras else None
+        cameras = whole_numbers(gallery_cameras, "gallery_cameras", len(ids)) if self.has_cameras else None
         self.shape = len(self.query_ids), len(ids)
         if 0 in self.shape: raise ValueError(f"nothing to evaluate: {self.shape[0]} queries, {self.shape[1]} gallery images")
         self.keep = np.flatnonzero(ids != junk_label)  # all further gallery indices count without junk

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from .retrieval import as_features, products
+from .arrays import as_features
+from .retrieval import products
 from .scales import choose
 
 # %% auto #0
@@ -127,6 +128,15 @@ def _common(
     return found, sums[found]
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #6a8e0676
+def _together(query, gallery) -> torch.Tensor:
+    """All features in one matrix, queries first; a ValueError names what does not fit."""
+    query, gallery = as_features(query, "query"), as_features(gallery, "gallery")
+    if not len(query) or not len(gallery): raise ValueError(f"nothing to re-rank: {len(query)} queries, {len(gallery)} gallery images")
+    if query.shape[1] != gallery.shape[1]: raise ValueError(f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}")
+    kind = torch.promote_types(query.dtype, gallery.dtype)
+    return torch.cat([query.to(gallery.device, kind), gallery.to(kind)])
+
+# %% ../nbs/1_foundations/09_reranking.ipynb #445b389b
 class KReciprocal:
     """Distances re-ranked by k-reciprocal encoding (Zhong et al. 2017), exact and sparse; call it with (start, stop) for rows."""
 
@@ -142,11 +152,7 @@ class KReciprocal:
         """Encode all images once; a ValueError names features or parameters that will not do."""
         choose(metric, ["cosine", "euclidean"], "metric")
         if k1 < 1 or k2 < 1 or not 0 <= lam <= 1: raise ValueError(f"k1 and k2 must be at least 1 and lam in 0..1, not {k1}, {k2}, {lam}")
-        query, gallery = as_features(query, "query"), as_features(gallery, "gallery")
-        if not len(query) or not len(gallery): raise ValueError(f"nothing to re-rank: {len(query)} queries, {len(gallery)} gallery images")
-        if query.shape[1] != gallery.shape[1]: raise ValueError(f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}")
-        kind = torch.promote_types(query.dtype, gallery.dtype)
-        self.lam, self.shape, self.features = lam, (len(query), len(gallery)), torch.cat([query.to(gallery.device, kind), gallery.to(kind)])
+        self.lam, self.shape, self.features = lam, (len(query), len(gallery)), _together(query, gallery)
         if metric == "cosine": torch.nn.functional.normalize(self.features, dim=1, out=self.features)
         self._encode(k1, k2, same_length=metric == "cosine")
 

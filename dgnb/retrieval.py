@@ -5,24 +5,21 @@
 # %% ../nbs/1_foundations/08_retrieval.ipynb #7ad1028b
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 
+from .arrays import as_features, load_features, save_features
 from .intervals import Interval, bootstrap_interval, paired_bootstrap, verdict  # so that users need one import
 from .ranking import Matcher, _Pairs, _pairs, match_ranks, score_ranks
 from .scales import choose
 
 # %% auto #0
-__all__ = ['METRICS', 'RetrievalResult', 'evaluate_distances', 'as_features', 'products', 'FeatureDistances',
-           'evaluate_retrieval', 'multi_query', 'join_parts', 'load_features', 'save_features']
+__all__ = ['METRICS', 'RetrievalResult', 'evaluate_distances', 'products', 'FeatureDistances', 'evaluate_retrieval',
+           'multi_query', 'join_parts']
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #4139a955
 def _rank_rows(
@@ -227,29 +224,6 @@ def evaluate_distances(
     return _evaluate(_fresh_rows(distances, matcher), matcher, unmatched, max_rank, chunk)
 
 # %% ../nbs/1_foundations/08_retrieval.ipynb #5964b9c3
-def as_features(
-    features,  # float [images, dimensions], numpy or torch (any device)
-    name: str = "features",  # what they are, for the message
-    images: int | None = None,  # how many there must be
-) -> torch.Tensor:  # float32 or float64, same memory where possible
-    """Features as a torch matrix; a ValueError names a wrong shape or the first image with NaN or infinity."""
-    if not isinstance(features, torch.Tensor):
-        features = np.ascontiguousarray(features)
-        if features.dtype.kind not in "fiub": raise ValueError(f"{name} must be numbers, not {features.dtype}")
-    with warnings.catch_warnings():  # a read-only array is fine: it is only read
-        warnings.simplefilter("ignore", UserWarning)
-        features = torch.as_tensor(features).detach()
-    if features.ndim != 2 or not features.shape[1]:
-        raise ValueError(f"{name} must be images x dimensions, not of shape {tuple(features.shape)}")
-    if images is not None and len(features) != images:
-        raise ValueError(f"{name} has {len(features)} rows for {images} labels; give one for each")
-    if features.dtype != torch.float64: features = features.float()
-    lengths = torch.linalg.vector_norm(features, dim=1)
-    if not torch.isfinite(lengths).all():
-        raise ValueError(f"{name} row {int((~torch.isfinite(lengths)).nonzero()[0, 0])} holds NaN, infinity or a number too large to square")
-    return features
-
-
 def products(
     a: torch.Tensor,  # [n, dimensions]
     b: torch.Tensor,  # [m, dimensions]
@@ -358,54 +332,3 @@ def join_parts(
     parts = [as_features(part, f"part {i}") for i, part in enumerate(parts)]
     if len({len(part) for part in parts}) > 1: raise ValueError(f"parts of {[len(part) for part in parts]} images; they must agree")
     return torch.cat([weight * torch.nn.functional.normalize(part, dim=1) for weight, part in zip(weights, parts)], dim=1)
-
-# %% ../nbs/1_foundations/08_retrieval.ipynb #86baeed0
-_KEYS = ("query", "gallery", "query_ids", "gallery_ids", "query_cameras", "gallery_cameras")
-_MATLAB = dict(zip(_KEYS, ("query_f", "gallery_f", "query_label", "gallery_label", "query_cam", "gallery_cam")))
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz or .mat file under our names; a ValueError if the file is neither or damaged."""
-    try:
-        if path.suffix == ".mat":
-            found = scipy.io.loadmat(path)
-            return {key: found[name] if name.endswith("_f") else found[name].ravel() for key, name in _MATLAB.items() if name in found}
-        with np.load(path, allow_pickle=False) as found: return {key: found[key] for key in _KEYS if key in found}
-    except FileNotFoundError: raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable .npz or .mat file of plain arrays ({error})") from error
-
-
-def load_features(
-    path: str | Path,  # .npz with query, gallery, query_ids, gallery_ids, and query_cameras, gallery_cameras or neither; or .mat
-) -> dict[str, np.ndarray]:  # arguments of `evaluate_retrieval`
-    """Read features and labels, checked; a FileNotFoundError or a ValueError names what is missing, misshapen or not finite."""
-    path = Path(path)
-    arrays = _read_arrays(path)
-    missing = [key for key in _KEYS[:4] if key not in arrays]
-    if missing: raise ValueError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(_KEYS)} (cameras may be left out on both sides)")
-    try:
-        matcher = Matcher(**{key: value for key, value in arrays.items() if key not in ("query", "gallery")})
-        features = [as_features(arrays[side], side, n) for side, n in zip(("query", "gallery"), matcher.shape)]
-        if features[0].shape[1] != features[1].shape[1]:
-            raise ValueError(f"query features have {features[0].shape[1]} dimensions, gallery features {features[1].shape[1]}")
-    except ValueError as error: raise ValueError(f"{path}: {error}") from error
-    return arrays
-
-
-def save_features(
-    path: str | Path,  # .npz file to write; its folder must exist
-    **arrays,  # query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras, numpy or torch
-) -> Path:  # the file
-    """Write features so that `load_features` reads them back; the file is there whole or not at all."""
-    unknown = set(arrays) - set(_KEYS)
-    if unknown: raise ValueError(f"unknown arrays {', '.join(sorted(unknown))}; valid: {', '.join(_KEYS)}")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part.npz")
-    plain = {key: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for key, value in arrays.items()}
-    try:
-        np.savez(part, **plain)
-        load_features(part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-    return path

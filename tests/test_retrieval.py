@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgnb import retrieval
+from dgnb import arrays, ranking, retrieval
 from dgnb.retrieval import (
     FeatureDistances, Interval, Matcher, bootstrap_interval, evaluate_distances, evaluate_retrieval, join_parts, load_features, match_ranks,
     multi_query, paired_bootstrap, products, save_features, score_ranks, verdict,
@@ -102,7 +102,7 @@ def test_whole_matrix_on_a_device_gives_the_same_ranks(problem, chunk):
     """The GPU's code path, run on CPU tensors."""
     distances, labels, _ = problem
     matcher = Matcher(**labels)
-    good, out = retrieval._pairs(matcher, 0, len(distances))
+    good, out = ranking._pairs(matcher, 0, len(distances))
     with retrieval.ThreadPoolExecutor(2) as pool:
         ranks, tied = retrieval._ranks(torch.tensor(distances[:, matcher.keep]), good, out, pool)
         cpu = retrieval._ranks(distances[:, matcher.keep].copy(), good, out, pool)
@@ -162,7 +162,7 @@ def test_worked_example():
 def test_single_row_ranks_agree_with_the_evaluator(problem):
     distances, labels, _ = problem
     matcher = Matcher(**labels)
-    good, out = retrieval._pairs(matcher, 0, 1)
+    good, out = ranking._pairs(matcher, 0, 1)
     if not len(good.item): return
     ranks = match_ranks(distances[0], matcher.keep[good.item], np.concatenate([matcher.keep[out.item], np.flatnonzero(labels["gallery_ids"] == -1)]))
     first = evaluate_distances(distances, **labels, unmatched="count").first_rank[0]
@@ -393,7 +393,7 @@ class TestFiles:
         assert "no cameras given" in evaluate_retrieval(**load_features(tmp_path / "f.npz")).rules
 
     def test_matlab_file_of_dgnets_script(self, tmp_path):
-        names = dict(zip(retrieval._MATLAB.values(), (self.arrays[k] for k in retrieval._MATLAB)))
+        names = dict(zip(arrays.MATLAB.values(), (self.arrays[k] for k in arrays.MATLAB)))
         scipy.io.savemat(tmp_path / "pytorch_result.mat", names)
         assert evaluate_retrieval(**load_features(tmp_path / "pytorch_result.mat")).rules == evaluate_retrieval(**self.arrays).rules
 
