@@ -12,25 +12,22 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 from PIL import Image
 
 from .scales import choose
+from .sheets import draw_sheet, labels_of, per_tile, rows_of
+from .tables import TABLES, table, table_csv, table_latex, table_markdown
 
 # %% auto #0
-__all__ = ['PALETTE', 'THEMES', 'DPI', 'FRAMES', 'LINES', 'HATCHES', 'TABLES', 'COLUMN_CM', 'use_style', 'new_figure',
-           'figure_png', 'show', 'as_uint8', 'image_grid', 'ranked_list', 'heat', 'activation_map', 'curves', 'bars',
-           'table_markdown', 'table_csv', 'table_latex', 'table', 'write_file', 'figure_svg', 'figure_pdf',
-           'save_figure', 'save_table']
+__all__ = ['PALETTE', 'THEMES', 'DPI', 'FRAMES', 'LINES', 'HATCHES', 'COLUMN_CM', 'use_style', 'new_figure', 'figure_png', 'show',
+           'as_uint8', 'image_grid', 'ranked_list', 'heat', 'activation_map', 'curves', 'bars', 'write_file',
+           'figure_svg', 'figure_pdf', 'save_figure', 'save_table']
 
 # %% ../nbs/1_foundations/01_figures.ipynb #34d5e0cb
 PALETTE = {  # Okabe and Ito's colour-blind safe set, in the order in which lines take them
@@ -149,121 +146,11 @@ def as_uint8(
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 # %% ../nbs/1_foundations/01_figures.ipynb #53107821
-@dataclass
-class _Geometry:
-    """Where the tiles of a sheet go, in dots from its upper left corner."""
-    rows: int; columns: int; height: int; width: int  # tiles; pixels of the largest tile
-    scale: float; gap: int; left: float; top: float; band: float  # dots per pixel; margins in dots
-
-    def fit(self, dots: float | None = None) -> tuple[float, float]:
-        """Choose the tile size for a sheet `dots` wide (None: the natural size); returns the sheet's width and height."""
-        self.w, self.h = round(self.width * self.scale), round(self.height * self.scale)
-        if dots is not None:
-            self.w = (dots - self.left - 8 + self.gap) / self.columns - self.gap
-            self.h = self.w * self.height / self.width
-        if self.w < 2: raise ValueError(f"{self.columns} columns do not fit into {dots / DPI * 2.54:.1f} cm: use fewer, or a wider page")
-        return self.box(0, self.columns)[0] - self.gap + 8, self.box(self.rows, 0)[1] - self.band - self.gap + 8
-
-    def box(self, row: int, column: int) -> tuple[float, float]:
-        """The upper left corner of a tile."""
-        return self.left + column * (self.w + self.gap), self.top + self.band + row * (self.h + self.gap + self.band)
-
-# %% ../nbs/1_foundations/01_figures.ipynb #7f32030d
 FRAMES = {  # what a frame means: its colour, dash, width in points, and the mark beside it
     "right": (PALETTE["green"], "-", 2.4, "✓"), "wrong": (PALETTE["vermillion"], (0, (2.2, 1.4)), 2.4, "✗"),
     "query": (THEMES["light"]["muted"], "-", 2.0, ""), "junk": (THEMES["light"]["muted"], (0, (0.8, 1.2)), 1.8, "–")}
 
-def _text_width(text: str, size: float = 8) -> float:
-    """Width in dots of the longest line of a text set in `size` points."""
-    return max((TextPath((0, 0), line, size=size).get_extents().width for line in text.split("\n") if line.strip()), default=0) * DPI / 72
-
-def _lines(texts) -> int:
-    """Lines of the tallest of some texts (None and empty ones have none)."""
-    return max((t.count("\n") + 1 for t in texts if t), default=0)
-
-def _default_scale(height: int, width: int, columns: int) -> float:
-    """Dots per pixel: tiles about 112 dots high, the sheet at most about 900 dots wide."""
-    wanted = min(112 / height, 900 / (width * columns))
-    return max(1, int(wanted + 0.3)) if wanted >= 0.7 else wanted
-
-def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    """An image made smaller with antialiasing; enlarging is left to whoever draws it."""
-    if scale >= 1: return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-
-# %% ../nbs/1_foundations/01_figures.ipynb #e900bf22
-def _rows_of(images, columns: int | None) -> list[list]:
-    """Rows of uint8 tiles; missing ones are None."""
-    rows = images if getattr(images, "ndim", 0) in (5, 6) else list(images)
-    if len(rows) and not isinstance(rows[0], (list, tuple)) and getattr(rows, "ndim", 0) != 5:
-        columns = columns or len(rows)
-        rows = [rows[i:i + columns] for i in range(0, len(rows), columns)]
-    rows = [[None if tile is None else as_uint8(tile) for tile in row] for row in rows]
-    if not any(tile is not None for row in rows for tile in row): raise ValueError("there is no image to draw")
-    return rows
-
-def _per_tile(values, rows: list[list], what: str) -> list[list]:
-    """One value per tile, from a flat or nested list or a single value."""
-    if values is None or isinstance(values, str): return [[values] * len(row) for row in rows]
-    flat = [v for row in values for v in (row if isinstance(row, (list, tuple, np.ndarray)) else [row])]
-    if len(flat) != sum(map(len, rows)): raise ValueError(f"{len(flat)} {what} for {sum(map(len, rows))} images")
-    left = iter(flat)
-    return [[next(left) for _ in row] for row in rows]
-
-def _labels(labels, count: int, what: str) -> list[str]:
-    """Labels as strings, as many as there are rows or columns."""
-    labels = ["" if t is None else str(t) for t in labels] if labels is not None else [""] * count
-    if len(labels) != count: raise ValueError(f"{len(labels)} {what} labels for {count} {what}s")
-    return labels
-
-# %% ../nbs/1_foundations/01_figures.ipynb #3bb6d392
-def _tile_artists(ax, row: int, column: int, image: np.ndarray, title: str | None, frame: str | None, g: _Geometry) -> list:
-    """Draw one tile with its title and frame; returns functions that put them in place."""
-    tile = ax.add_image(AxesImage(ax, interpolation="none", data=_resized(image, g.scale)))
-    part = image.shape[1] / g.width, image.shape[0] / g.height
-    def place():
-        x, y = g.box(row, column)
-        tile.set_extent((x, x + g.w * part[0], y + g.h * part[1], y))
-        if frame: box.set_bounds(x - 1, y - 1, g.w * part[0] + 2, g.h * part[1] + 2)
-    if frame:
-        colour, dash, width, _ = FRAMES.get(frame, (frame, "-", 2.0, ""))
-        box = ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor=colour, linestyle=dash, linewidth=width))
-    words = _word_artist(ax, title, g, lambda: (g.box(row, column)[0] + g.w / 2, g.box(row, column)[1] - 6), "center")
-    return [place, *words]
-
-def _word_artist(ax, text: str | None, g: _Geometry, where, align: str) -> list:
-    """Write words at `where()`; centred words wider than their tile are set smaller."""
-    if not text: return []
-    words = ax.text(0, 0, str(text), fontsize=8, linespacing=1.2, ha=align, va="center" if align == "right" else "baseline")
-    wide = _text_width(str(text))
-    def place():
-        words.set_position(where())
-        if align == "center": words.set_fontsize(min(8, max(6, 8 * (g.w + g.gap - 2) / max(wide, 1))))
-    return [place]
-
-# %% ../nbs/1_foundations/01_figures.ipynb #b3d65e8d
-def _sheet(rows: list[list], g: _Geometry, row_labels, column_labels, titles, frames) -> Figure:
-    """Draw the artists of a sheet; the figure's `layout_at(inches)` lays it out for a width."""
-    fig = Figure(figsize=(1, 1), dpi=DPI)
-    ax = fig.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-    ax.grid(False)
-    placers = [p for r, row in enumerate(rows) for c, tile in enumerate(row) if tile is not None
-               for p in _tile_artists(ax, r, c, tile, titles[r][c], frames[r][c], g)]
-    for r, text in enumerate(row_labels):
-        placers += _word_artist(ax, text, g, lambda r=r: (g.left - 6, g.box(r, 0)[1] + g.h / 2), "right")
-    for c, text in enumerate(column_labels):
-        placers += _word_artist(ax, text, g, lambda c=c: (g.box(0, c)[0] + g.w / 2, g.top - 6), "center")
-    def layout_at(inches: float | None = None) -> None:
-        wide, high = g.fit(None if inches is None else inches * DPI)
-        fig.set_size_inches(wide / DPI, high / DPI)
-        ax.set(xlim=(0, wide), ylim=(high, 0))
-        for place in placers: place()
-    layout_at()
-    fig.layout_at = layout_at
-    return fig
-
-# %% ../nbs/1_foundations/01_figures.ipynb #58eea443
+# %% ../nbs/1_foundations/01_figures.ipynb #40a3681e
 def image_grid(
     images,                                      # N x H x W x 3 or R x C x H x W x 3 array, or a (nested) list; None leaves a gap; see `as_uint8`
     columns: int | None = None,                  # tiles per row when `images` is flat; all in one row by default
@@ -276,18 +163,12 @@ def image_grid(
 ) -> Figure:
     """A sheet of images with labels; raises ValueError where counts or shapes do not fit."""
     _theme()
-    rows = _rows_of(images, columns)
-    count = len(rows), max(map(len, rows))
-    titles, frames = _per_tile(titles, rows, "titles"), _per_tile(frames, rows, "frames")
-    row_labels, column_labels = _labels(row_labels, count[0], "row"), _labels(column_labels, count[1], "column")
-    shapes = [tile.shape for row in rows for tile in row if tile is not None]
-    height, width = max(s[0] for s in shapes), max(s[1] for s in shapes)
-    framed = any(frame for row in frames for frame in row)
-    wide = max(map(_text_width, row_labels))
-    geometry = _Geometry(*count, height, width, scale or _default_scale(height, width, count[1]), gap if gap is not None else 8 if framed else 4,
-                         left=8 + (round(wide) + 6 if wide else 0), top=8 + 14 * _lines(column_labels),
-                         band=14 * _lines(str(t) for row in titles for t in row if t))
-    return _sheet(rows, geometry, row_labels, column_labels, titles, frames)
+    rows = rows_of(images, columns, as_uint8)
+    titles, kinds = per_tile(titles, rows, "titles"), per_tile(frames, rows, "frames")
+    frames = [[kind and FRAMES.get(kind, (kind, "-", 2.0, "")) for kind in row] for row in kinds]
+    framed = any(kind for row in kinds for kind in row)
+    return draw_sheet(rows, labels_of(row_labels, len(rows), "row"), labels_of(column_labels, max(map(len, rows)), "column"),
+                      titles, frames, scale, gap if gap is not None else 8 if framed else 4)
 
 # %% ../nbs/1_foundations/01_figures.ipynb #de7ef42e
 def ranked_list(
@@ -387,53 +268,6 @@ def bars(
     ax.grid(False, axis="x")
     _finish(ax, "", ylabel, title, len(values) > 1)
     return fig
-
-# %% ../nbs/1_foundations/01_figures.ipynb #966c92a5
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "±": r"$\pm$", "≥": r"$\ge$", "≤": r"$\le$",
-          "→": r"$\to$", "\n": " "} | {c: "\\" + c for c in "&%$#_{}"}
-_MARKDOWN = {"|": r"\|", "\n": "<br>", "<": "&lt;", ">": "&gt;", "*": r"\*", "_": r"\_", "`": r"\`"}
-
-def _cell(value, digits: int, escapes: Mapping[str, str]) -> str:
-    """One cell as text: floats with `digits` decimals, missing values as a dash, dangerous characters escaped."""
-    if not isinstance(value, str) and pd.api.types.is_scalar(value) and pd.isna(value): value = "–"
-    elif isinstance(value, (float, np.floating)): value = f"{value:.{digits}f}"
-    return "".join(escapes.get(c, c) for c in str(value))
-
-def _cells(frame: pd.DataFrame, digits: int, escapes: Mapping[str, str]) -> list[list[str]]:
-    """Header and rows as text; a named or non-numeric index becomes the first column."""
-    if frame.index.name or not isinstance(frame.index, pd.RangeIndex): frame = frame.reset_index(names=frame.index.name or "")
-    return [[_cell(v, digits, escapes) for v in row] for row in [list(frame.columns), *frame.astype(object).to_numpy().tolist()]]
-
-# %% ../nbs/1_foundations/01_figures.ipynb #c3a5f938
-def table_markdown(frame: pd.DataFrame, digits: int = 3) -> str:  # the table; decimals of its floats
-    """A table as GitHub Markdown, its numbers aligned right."""
-    header, *body = _cells(frame, digits, _MARKDOWN)
-    number = [all(re.fullmatch(r"[-+]?[\d.,]+%?|–", row[c]) for row in body) for c in range(len(header))]
-    rule = ["---:" if n else "---" for n in number]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *body])
-
-def table_csv(frame: pd.DataFrame, digits: int | None = None) -> str:  # the table; decimals of its floats, None = all that are needed
-    """A table as CSV with Unix line ends; missing values are empty."""
-    index = bool(frame.index.name) or not isinstance(frame.index, pd.RangeIndex)
-    return frame.to_csv(index=index, lineterminator="\n", float_format=None if digits is None else f"%.{digits}f")
-
-def table_latex(frame: pd.DataFrame, digits: int = 3) -> str:  # the table; decimals of its floats
-    """A table as a LaTeX tabular in booktabs style (its page needs `\\usepackage{booktabs}`)."""
-    header, *body = [" & ".join(row) + r" \\" for row in _cells(frame, digits, _LATEX)]
-    columns = header.count(" & ") + 1
-    spec = "l" + "r" * (columns - 1)
-    return "\n".join([rf"\begin{{tabular}}{{{spec}}}", r"\toprule", header, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
-
-TABLES = {"markdown": (table_markdown, "md"), "csv": (table_csv, "csv"), "latex": (table_latex, "tex")}
-
-def table(
-    frame: pd.DataFrame,      # the table
-    kind: str = "markdown",   # "markdown", "csv" or "latex"
-    digits: int | None = None,  # decimals of its floats; default 3, for CSV all
-) -> str:
-    """A table as text of one kind; raises ValueError for an unknown kind."""
-    write = TABLES[choose(kind, TABLES, "kind of table")][0]
-    return write(frame) if digits is None else write(frame, digits)
 
 # %% ../nbs/1_foundations/01_figures.ipynb #f53a150b
 def write_file(
