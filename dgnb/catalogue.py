@@ -77,7 +77,7 @@ class Item:
     requires: tuple[str, ...] = ()  # what must exist first
     expected: tuple[Expected, ...] = ()
     claims: tuple[Claim, ...] = ()
-    scales: Mapping[str, AtScale] = field(default_factory=dict)
+    scales: Mapping[str, AtScale] = field(default_factory=dict)  # a scale it cannot have is absent
     choices: Mapping[str, tuple] = field(default_factory=dict)  # parameter -> values it may take
 
     @property
@@ -109,10 +109,11 @@ class Catalogue:
         """The item's notebook file (its path is from the folder above the catalogue's), or None until it is built."""
         return self.file.parent.parent / item.notebook if item.notebook else None
 
-    def select(self, name: str) -> list[Item]:
-        """The item of that id, or every built item for "all"; CatalogueError for an unknown or unbuilt one."""
+    def select(self, name: str, scale: str) -> list[Item]:
+        """The item of that id, or for "all" every built item that the scale applies to; CatalogueError for an unknown or unbuilt one."""
+        one_of(scale, SCALE_NAMES, "scale")
         if name == "all":
-            return [item for item in self if item.built]
+            return [item for item in self if item.built and scale in item.scales]
         item = self[name]
         if not item.built:
             built = ", ".join(i.id for i in self if i.built)
@@ -221,8 +222,8 @@ def _at_scale(raw: Any, where: str) -> AtScale:
 
 
 def _scales(raw: Any, where: str) -> dict[str, AtScale]:
-    raw = _checked(raw, where, {name: dict for name in SCALE_NAMES})
-    return {name: _at_scale(raw[name], f"{where}.{name}") for name in SCALE_NAMES}
+    raw = _checked(raw, where, {name: (dict, type(None)) for name in SCALE_NAMES})
+    return {name: _at_scale(raw[name], f"{where}.{name}") for name in SCALE_NAMES if raw[name] is not None}
 
 
 def _item(name: str, raw: Any, papers: Mapping[str, Mapping], sets: Mapping[str, Mapping]) -> Item:

@@ -69,7 +69,7 @@ def run(
     how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": repr(time.time()) if fresh else "", "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
            "DGNB_PRECISION": precision}
     how = {name: str(value) for name, value in how.items() if value is not None}
-    items = [one for one in load_catalogue().select(item) if not stale or not _is_fresh(one, scale)]
+    items = [one for one in load_catalogue().select(item, scale) if not stale or not _is_fresh(one, scale)]
     workers = workers or (1 if scale in ("gpu", "paper") else max(1, min(cores(), len(items), 4)))
     options = dict(mode="kernel" if kernel else "plain" if plain else "warm", show=train or fresh,
                    threads=int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers)))
@@ -154,10 +154,10 @@ def status(
 def _cost(items) -> None:
     """Minutes of each built item at each scale, and their sums; what was not measured is a question mark."""
     rows = [["minutes from nothing", *SCALE_NAMES, ""]]
-    show = lambda minutes: "?" if minutes is None else f"{minutes:g}"
+    show = lambda at: "-" if at is None else "?" if at.minutes is None else f"{at.minutes:g}"
     built = [item for item in items if item.built]
-    rows += [[item.id, *(show(item.scales[name].minutes) for name in SCALE_NAMES), ""] for item in built]
-    known = {name: [item.scales[name].minutes for item in built if item.scales[name].minutes is not None] for name in SCALE_NAMES}
+    rows += [[item.id, *(show(item.scales.get(name)) for name in SCALE_NAMES), ""] for item in built]
+    known = {name: [item.scales[name].minutes for item in built if name in item.scales and item.scales[name].minutes is not None] for name in SCALE_NAMES}
     rows += [["sum of those measured", *(f"{sum(known[name]):g}" if known[name] else "?" for name in SCALE_NAMES), ""]]
     for line in columns(rows):
         say(line)

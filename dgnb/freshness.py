@@ -109,7 +109,7 @@ def why_stale(record: dict[str, Any], item: Item) -> str:
     old, new = then.get("modules", {}), now["modules"]
     changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
     reasons += [f"code changed: {_names(changed)}"] if changed else []
-    wanted = dict(item.scales[record["scale"]].parameters)
+    wanted = dict(item.scales[record["scale"]].parameters) if record["scale"] in item.scales else {}
     other = [f"{key}={record['parameters'].get(key)!r}" for key, value in wanted.items() if record["parameters"].get(key) != value]
     reasons += [f"made with other parameters: {_names(other)}"] if other else []
     return "; ".join(reasons)

@@ -66,7 +66,7 @@ def plan(
     **options,  # further fields of Job
 ) -> Job:
     """The job for an item; RunnerError or CatalogueError for unknown names and values."""
-    one_of(scale, item.scales, "scale")
+    one_of(scale, item.scales, f"scale of {item.id}")
     notebook = load_catalogue().notebook(item)
     declared = parameters_of(notebook)
     given = {name: parse_value(text, declared.get(name)) for name, text in overrides.items()}

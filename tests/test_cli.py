@@ -121,11 +121,11 @@ def test_ship_stores_the_result(dgnb, tmp_path, monkeypatch):
 def test_status_costs(dgnb, tmp_path, monkeypatch):
     """Minutes add up; what was not measured is a question mark and not a zero."""
     make_project(tmp_path, monkeypatch, a=("x = 1",))
-    scales = {name: {"parameters": {}, "minutes": minutes} for name, minutes in (("smoke", 0.5), ("laptop", 20), ("gpu", None), ("paper", None))}
+    scales = {name: {"parameters": {}, "minutes": minutes} for name, minutes in (("smoke", 0.5), ("laptop", 20), ("gpu", None))} | {"paper": None}
     write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", scales=scales), "tiny-b": row("nbs/a.ipynb", scales=scales), "tiny-c": row(None)})
     status, out, _ = dgnb("status", "--cost")
     lines = [line.split() for line in out.splitlines()]
-    assert status == 0 and lines[1] == ["tiny-a", "0.5", "20", "?", "?"] and lines[3][-4:] == ["1", "40", "?", "?"]
+    assert status == 0 and lines[1] == ["tiny-a", "0.5", "20", "?", "-"] and lines[3][-4:] == ["1", "40", "?", "?"]
     assert out.endswith("1 planned item has no cost yet\n")
 
 

@@ -194,7 +194,7 @@ def test_parameters_are_checked(tmp_path, monkeypatch):
         plan(item, "smoke", {"flag": "1"})
     with pytest.raises(CatalogueError, match="unknown value of name 'no'.*Valid: x, yes"):
         plan(item, "smoke", {"name": "no"})
-    with pytest.raises(CatalogueError, match="unknown scale 'huge'"):
+    with pytest.raises(CatalogueError, match="unknown scale of tiny-a 'huge'"):
         plan(item, "huge")
     with pytest.raises(RunnerError, match="no parameter `data`"):
         plan(item, "smoke", data="/somewhere")
