@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.linalg.lapack import dpstrf
+from scipy.linalg.lapack import dpstrf, dsygst
 
 from .backbones import ReIDNetwork, read_weights
 from .sampling import normalise
@@ -201,8 +201,9 @@ def _trace_of_root(s1: np.ndarray, s2: np.ndarray) -> float:
     """tr (S1 S2)^(1/2) of two covariances, singular ones included."""
     factor, pivots, rank, _ = dpstrf(s1, lower=1)
     low, order = np.tril(factor)[:, :rank], pivots - 1
-    symmetric = low.T @ (s2[np.ix_(order, order)] @ low)
-    return float(np.sqrt(np.linalg.eigvalsh(symmetric).clip(min=0)).sum()) if rank else 0.0
+    middle = s2[np.ix_(order, order)]
+    symmetric = dsygst(middle, low, itype=2, lower=1)[0] if rank == len(s1) else low.T @ (middle @ low)
+    return float(np.sqrt(np.linalg.eigvalsh(symmetric, UPLO="L").clip(min=0)).sum()) if rank else 0.0
 
 def frechet_distance(
     mu1: np.ndarray, s1: np.ndarray,  # mean (D) and covariance (D x D) of the first set
