@@ -5,6 +5,8 @@
 # %% ../nbs/1_foundations/09_reranking.ipynb #13d79718
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -28,13 +30,20 @@ def largest(
     rows, width = keys.shape
     groups = min(width, 16 * k)
     depth = width // groups
-    best = torch.from_numpy(keys)[:, : depth * groups].reshape(rows, depth, groups).amax(1).numpy()
+    best = keys[:, : depth * groups].reshape(rows, depth, groups).max(1)
     floor = np.partition(best, groups - k, axis=1)[:, groups - k]
     row, item = np.divmod(np.flatnonzero(keys >= floor[:, None]), width)
     order = np.lexsort([-keys[row, item], row])  # stable: equal values stay in ascending position
     return item[order][np.searchsorted(row, np.arange(rows))[:, None] + np.arange(k)]
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #33846798
+def _top(keys: torch.Tensor, k: int, pool: ThreadPoolExecutor) -> np.ndarray:
+    """`largest`, on a GPU by torch's own selection (ties there in any order), else on threads, a few cached rows at a time."""
+    if keys.device.type != "cpu": return keys.topk(k, dim=1).indices.cpu().numpy()
+    array = keys.numpy()
+    return np.concatenate(list(pool.map(lambda start: largest(array[start:start + 32], k), range(0, len(array), 32))))
+
+
 def nearest(
     features: torch.Tensor,  # [n, dimensions]
     half: torch.Tensor | None,  # half the squared length of each, [n]; None: all have the same length
@@ -44,11 +53,12 @@ def nearest(
     n = len(features)
     rows = max(128, _BLOCK // (n * features.element_size()))
     index, lowest = np.empty((n, k), np.int32), torch.empty(n, dtype=features.dtype)
-    for start in range(0, n, rows):
-        keys = products(features[start:start + rows], features)
-        if half is not None: keys.sub_(half)
-        lowest[start:start + rows] = keys.amin(1)
-        index[start:start + rows] = largest(keys.numpy(), k) if keys.device.type == "cpu" else keys.topk(k, dim=1).indices.cpu().numpy()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, n, rows):
+            keys = products(features[start:start + rows], features)
+            if half is not None: keys.sub_(half)
+            lowest[start:start + rows] = keys.amin(1)
+            index[start:start + rows] = _top(keys, k, pool)
     return index, lowest.numpy()
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #9b49ce34
@@ -176,7 +186,7 @@ class KReciprocal:
         block.add_((self.half[start:stop] * scale + 1 - self.lam)[:, None]).addr_(scale, self.half[queries:])
         where, common = _common(self.weights[start:stop], self.columns)
         distances = block.numpy()
-        distances.reshape(-1)[where] -= ((1 - self.lam) * common / (2 - common)).astype(distances.dtype)
+        distances.reshape(-1)[where] -= (1 - self.lam) * common / (2 - common)
         return distances
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #f3cf0991
