@@ -57,11 +57,12 @@ def noise(
 ) -> torch.Tensor:  # smooth values around 0.5, the shape of `u`
     "The noise table between its entries, at float positions (256 to a repeat)."
     table = noise_table(str(u.device))
+    at = lambda row, column: table.index_select(0, (row * 256 + column).reshape(-1)).reshape(row.shape)
     fu, fv = u.floor(), v.floor()
     pu, pv, iu, iv = u - fu, v - fv, fu.long() & 255, fv.long() & 255
     ju, jv = (iu + 1) & 255, (iv + 1) & 255
-    left = table[iv * 256 + iu] * (1 - pv) + table[jv * 256 + iu] * pv
-    right = table[iv * 256 + ju] * (1 - pv) + table[jv * 256 + ju] * pv
+    left = at(iv, iu) * (1 - pv) + at(jv, iu) * pv
+    right = at(iv, ju) * (1 - pv) + at(jv, ju) * pv
     return left * (1 - pu) + right * pu
 
 # %% ../nbs/1_foundations/02d_cloth.ipynb #016dd03a
@@ -94,7 +95,7 @@ def surface_coordinates(
     device: str,  # where the hits are
 ) -> Surface:
     "Part, garment coordinates and angle at every hit."
-    put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1)[hits.which]
+    put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device).reshape(-1).index_select(0, hits.which)
     along, parts, split = shapes["along"], shapes["part"], put(shapes["split"])
     first, second = put(parts[..., 0]), put(parts[..., 1])
     low, high, hem = put(along[..., 0]), put(along[..., 1]), put(shapes["hem"])
@@ -178,13 +179,13 @@ def paint(
     device: str,  # where the pixels are
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "The colour of every covered pixel before light falls on it (3 x N, sRGB) and the part it shows."
-    rgb_of = lambda table, name: torch.as_tensor(table[name].T.copy(), dtype=torch.float32, device=device)[:, actor]
-    number = lambda table, name, kind=torch.float32: torch.as_tensor(table[name], dtype=kind, device=device)[actor]
+    rgb_of = lambda table, name: torch.as_tensor(table[name].T.copy(), dtype=torch.float32, device=device).index_select(1, actor)
+    number = lambda table, name, kind=torch.float32: torch.as_tensor(table[name], dtype=kind, device=device).index_select(0, actor)
     trunk = is_slot(surface.slot, "chest", "pelvis")
     palette = np.stack([looks["skin_rgb"]] * 2 + [body["hair_rgb"], looks["upper_rgb"], looks["lower_rgb"], looks["shoe_rgb"],
                                                   body["hat_rgb"], body["bag_rgb"]], 1)
     palette = torch.as_tensor(palette.reshape(-1, 3).T.copy(), dtype=torch.float32, device=device)
-    rgb = palette[:, actor * 8 + surface.part.long() - 1]
+    rgb = palette.index_select(1, actor * 8 + surface.part.long() - 1)
     upper = (surface.part == UPPER).float()
     accent = rgb_of(looks, "accent_rgb")
     rgb = _mix(rgb, accent, upper * _pattern(surface, number(looks, "pattern", torch.int64), number(looks, "pattern_scale")))

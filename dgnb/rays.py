@@ -141,34 +141,34 @@ def cast(
     constants = ray_constants(shape)
     table = torch.as_tensor(np.stack(list(constants.values())), dtype=GEOMETRY, device=device)
     actor = torch.div(which, slots, rounding_mode="floor")
-    put = lambda v: torch.as_tensor(v, dtype=GEOMETRY, device=device)
-    x = (px + 0.5 - put(origin[:, 0])[actor]) / put(scale)[actor]
-    y = (put(origin[:, 1])[actor] - py - 0.5) / put(scale)[actor]
+    put = lambda v: torch.as_tensor(v, dtype=GEOMETRY, device=device).index_select(0, actor)
+    x = (px + 0.5 - put(origin[:, 0])) / put(scale)
+    y = (put(origin[:, 1]) - py - 0.5) / put(scale)
     c = {name: table[i].index_select(0, which) for i, name in enumerate(constants)}
     z, t, q, cover = meet(x, y, c)
-    pixel = (torch.as_tensor(image, device=device)[actor] * height + py) * width + px
+    pixel = (torch.as_tensor(image, device=device).index_select(0, actor) * height + py) * width + px
     near = torch.where(cover >= 0.5, z, cover - 1e3) + 1e-6 * (which - actor * slots)
     hit = (q > 0).nonzero().squeeze(1)
-    pixel, near = pixel[hit], near[hit]
+    pixel, near = pixel.index_select(0, hit), near.index_select(0, hit)
     total = count * height * width
     best = torch.full((total,), -torch.inf, dtype=GEOMETRY, device=device).scatter_reduce_(0, pixel, near, "amax")
-    alpha = torch.zeros(total, dtype=GEOMETRY, device=device).scatter_reduce_(0, pixel, cover[hit].clamp(0, 1), "amax")
-    win = (near == best[pixel]).nonzero().squeeze(1)
-    rows, pixel = hit[win], pixel[win]
+    alpha = torch.zeros(total, dtype=GEOMETRY, device=device).scatter_reduce_(0, pixel, cover.index_select(0, hit).clamp(0, 1), "amax")
+    win = (near == best.index_select(0, pixel)).nonzero().squeeze(1)
+    rows, pixel = hit.index_select(0, win), pixel.index_select(0, win)
     return _surface(rows, pixel, which, x, y, z, t, q, c, alpha, shape, device)
 
 # %% ../nbs/1_foundations/02c_rays.ipynb #92f888fa
 def _surface(rows, pixel, which, x, y, z, t, q, c, alpha, shape, device):
     "Normals of the winning hits, in the capsule's frame and in view."
-    which, x, y, t = which[rows], x[rows], y[rows], t[rows]
-    c = {name: c[name][rows] for name in ("ax", "ay", "dx", "dy", "r", "dr", "f", "e", "g")}
+    which, x, y, z, t, q = (values.index_select(0, rows) for values in (which, x, y, z, t, q))
+    c = {name: c[name].index_select(0, rows) for name in ("ax", "ay", "dx", "dy", "r", "dr", "f", "e", "g")}
     radius = c["r"] + t * c["dr"]
     nx = (c["f"] * x - c["ax"] - t * c["dx"]) / radius
     ny = (c["e"] * x + c["g"] * y - c["ay"] - t * c["dy"]) / radius
-    nz = q[rows].clamp_min(0).sqrt() / radius
+    nz = q.clamp_min(0).sqrt() / radius
     gather = lambda m: torch.as_tensor(m.reshape(-1, 9).T.copy(), dtype=GEOMETRY, device=device).index_select(1, which)
     u, back = gather(shape["turn"]), gather(shape["back"])
     sphere = torch.stack([u[i] * nx + u[3 + i] * ny + u[6 + i] * nz for i in range(3)])
     normal = torch.stack([back[3 * i] * sphere[0] + back[3 * i + 1] * sphere[1] + back[3 * i + 2] * sphere[2] for i in range(3)])
     normal = normal / (normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2).sqrt().clamp_min(1e-9)
-    return Hits(pixel, which, t.float(), sphere.float(), normal.float(), z[rows].float(), alpha[pixel].float())
+    return Hits(pixel, which, t.float(), sphere.float(), normal.float(), z.float(), alpha.index_select(0, pixel).float())

@@ -26,7 +26,7 @@ RENDERER_VERSION = 1
 # %% ../nbs/1_foundations/03_rendering.ipynb #f18752f4
 def _light(hits, surface, actor, sun, azimuth, elevation, device):
     "Sky from above, sun from one side: the light on every covered pixel (before the camera's exposure)."
-    put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device)[actor]
+    put = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device).index_select(0, actor)
     a, e = np.radians(azimuth), np.radians(elevation)
     lx, ly, lz = put(np.sin(a) * np.cos(e)), put(np.sin(e)), put(np.cos(a) * np.cos(e))
     nx, ny, nz = hits.normal
@@ -185,15 +185,15 @@ def _render_chunk(appearance, body, moments, height, width, device, truth):
     actor = torch.div(hits.which, slots, rounding_mode="floor")
     surface = surface_coordinates(hits, shapes, device)
     rgb, part = paint(surface, actor, looks, bodies, device)
-    fold = torch.as_tensor(moment["fold"], dtype=torch.float32, device=device)[actor]
+    fold = torch.as_tensor(moment["fold"], dtype=torch.float32, device=device).index_select(0, actor)
     light = _light(hits, surface, actor, moment["sun"], moment["light_azimuth"], moment["light_elevation"], device)
     colour = rgb * rgb * (light * relief(surface, fold)).clamp_min(0)
     image = _backdrops(moments, height, width, device) * _shadows(origin, scale, moments, height, width, device)[:, None]
     flat = lambda fill, dtype=torch.float32: torch.full((count * height * width,), fill, dtype=dtype, device=device)
     depth = flat(-1.0).index_copy_(0, hits.pixel, hits.depth)
-    shade = 1 - 0.62 * _occlusion(depth.reshape(count, height, width), max(1, round(height / 64))).reshape(-1)
+    shade = 1 - 0.62 * _occlusion(depth.reshape(count, height, width), max(1, round(height / 64))).reshape(-1).index_select(0, hits.pixel)
     alpha = flat(0.0).index_copy_(0, hits.pixel, hits.alpha).reshape(count, 1, height, width)
-    layer = torch.stack([flat(0.0).index_copy_(0, hits.pixel, colour[c] * shade[hits.pixel]) for c in range(3)])
+    layer = torch.stack([flat(0.0).index_copy_(0, hits.pixel, colour[c] * shade) for c in range(3)])
     layer = layer.reshape(3, count, height, width).transpose(0, 1).contiguous()
     image = _lens(image + (layer - image) * alpha, moments)
     if not truth:
