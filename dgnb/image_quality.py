@@ -31,6 +31,7 @@ def as_unit(
 ) -> torch.Tensor:  # float64, N x 3 x H x W, 0..1
     """Images in one form; raises ValueError for other shapes, NaN, or floats outside 0..1 (by more than rounding)."""
     images = images.detach() if isinstance(images, torch.Tensor) else torch.as_tensor(np.ascontiguousarray(images))
+    if images.device.type == "mps": images = images.cpu()  # which has no float64
     if images.ndim == 3: images = images[None]
     if images.ndim != 4 or 3 not in (images.shape[1], images.shape[-1]) or not images.numel():
         raise ValueError(f"images must be N x H x W x 3 or N x 3 x H x W, got shape {tuple(images.shape)}")
@@ -296,13 +297,19 @@ def inception_features(
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:8]
     return FeatureFunction(f"Inception-v3 pool3 ({Path(weights).name}, sha256 {digest})", lambda images: net(images.to(device))[0].cpu(), True)
 
+def _as_feature_function(features) -> FeatureFunction:
+    """A feature function from itself, a re-ID network, or any function of uint8 images."""
+    if isinstance(features, FeatureFunction): return features
+    if isinstance(features, ReIDNetwork): return reid_features(features)
+    return FeatureFunction(getattr(features, "__name__", type(features).__name__), features)
+
 def frechet_image_distance(
-    images_a, images_b,         # two sets of images, see `as_unit`; sizes may differ
-    features: FeatureFunction,  # `inception_features(path)` or `reid_features(network)`
-    batch_size: int = 64,       # images at a time
+    images_a, images_b,    # two sets of images, see `as_unit`; sizes may differ
+    features: FeatureFunction | ReIDNetwork | Callable,  # `inception_features(path)`, a re-ID network, or a function of uint8 B x 3 x H x W
+    batch_size: int = 64,  # images at a time
 ) -> Measurement:
     """Frechet distance of two sets of images over any features; called FID only over Inception's. ValueError for fewer than two images."""
-    sets = []
+    features, sets = _as_feature_function(features), []
     for images in (images_a, images_b):
         sets.append(FeatureStatistics())
         for batch in features(images, batch_size): sets[-1].add(batch)
@@ -321,11 +328,11 @@ def identity_preservation(
     gallery_ids,       # M identities
 ) -> Measurement:
     """Share of generated images whose nearest real image shows the claimed person. ValueError where counts differ or a claimed person has no real image."""
-    features, gallery = (F.normalize(torch.as_tensor(f).double(), dim=1) for f in (features, gallery_features))
+    features, gallery = (F.normalize(torch.as_tensor(f).detach().cpu().double(), dim=1) for f in (features, gallery_features))
     claimed, ids = np.asarray(claimed), np.asarray(gallery_ids)
     if len(features) != len(claimed) or len(gallery) != len(ids): raise ValueError(f"{len(features)} features for {len(claimed)} claims, {len(gallery)} for {len(ids)} gallery identities")
     if len(missing := np.setdiff1d(claimed, ids)): raise ValueError(f"{len(missing)} claimed people have no real image in the gallery, such as {missing[0]}")
-    right = np.concatenate([ids[(block @ gallery.T).argmax(1).cpu().numpy()] for block in features.split(1024)]) == claimed
+    right = np.concatenate([ids[(block @ gallery.T).argmax(1).numpy()] for block in features.split(1024)]) == claimed
     return Measurement("identity preservation (rank-1)", float(right.mean()), "higher", f"nearest of {len(ids)} real images by cosine, {len(claimed)} generated images", False, {"right": right})
 
 def class_recognition(

@@ -355,6 +355,12 @@ def test_reid_features_are_those_of_the_network():
     assert frechet_image_distance(levels, levels, features).value < 1e-6
 
 
+def test_networks_and_functions_are_taken_as_they_are():
+    network, levels = build_network(5, "resnet10t", truncate=2, dim=8), batch(0, 4, 64, 32)
+    assert "not comparable" in frechet_image_distance(levels, levels[::-1].copy(), network).how
+    assert frechet_image_distance(levels, levels, means).how.startswith("means, 4 against 4 images")
+
+
 def test_inception_needs_a_file_and_torch_fidelity(tmp_path, monkeypatch):
     with pytest.raises((FileNotFoundError, ImportError)):
         inception_features(tmp_path / "nowhere.pth")
