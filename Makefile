@@ -28,7 +28,7 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@echo "Setting up .venv: about 6 GB with the default build of torch (see README: without a GPU)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV)' 2>/dev/null \
-	  && $(BIN)/uv pip install --quiet -p $(BIN)/python -c constraints.txt -e '.[all]' \
+	  && $(BIN)/uv pip install --quiet --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[all]' \
 	  || { echo "uv is not available here; using pip (slower)"; $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'; }
 	@touch $(STAMP)
 

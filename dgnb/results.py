@@ -109,11 +109,11 @@ class Result:
         self.tables[_new(name, self.tables, "table")] = frame
         return frame
 
-    def figure(self, fig, alt: str, name: str = "figure"):
-        """Keep a Matplotlib figure for `NAME.png` and `.svg`, and show it; alt text is required."""
+    def figure(self, fig, alt: str, name: str = "figure", colours: int | None = None):
+        """Keep a Matplotlib figure for `NAME.png` and `.svg`, and show it (in `colours` colours, which keeps sheets of photographs small)."""
         from dgnb.figures import show
         self.figures[_new(name, self.figures, "figure")] = (fig, alt)
-        return show(fig, alt=alt)
+        return show(fig, alt=alt, colours=colours)
 
     def claim(
         self,
