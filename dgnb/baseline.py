@@ -15,21 +15,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .backbones import ReIDNetwork, build_network
+from .backbones import ReIDNetwork, activation_maps, build_network
 from .image_sets import load_image_set
 from .rendering import RENDERER_VERSION
 from .retrieval import RetrievalResult, evaluate_retrieval
-from .run_store import Run, RunContext, RunSpec, RunStoreError, recipe
+from .run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
 from .sampling import Augmentation, test_batches, train_loader
 from .scales import SCALES, choose
 from .training import Loop, fit, lr_scheduler, make_fabric, steps
 from .worlds import WORLD_VERSION, ReIDSet, World, make_world
 
 # %% auto #0
-__all__ = ['BASELINE_SCALES', 'BASELINE_VARIANTS', 'BASELINE_VERSION', 'identification_step', 'BaselineSettings',
+__all__ = ['BASELINE_SCALES', 'BASELINE_VARIANTS', 'BASELINE_VERSION', 'MAPS_VERSION', 'identification_step', 'BaselineSettings',
            'baseline_settings', 'data_spec', 'open_data', 'weights_name', 'make_network', 'baseline_spec',
            'make_optimizer', 'train_network', 'extract_features', 'identities', 'cameras', 'evaluate_features',
-           'nearest', 'train_baseline', 'load_network']
+           'nearest', 'train_baseline', 'load_network', 'some_queries', 'maps_spec', 'look']
 
 # %% ../nbs/1_foundations/14_baseline.ipynb #b14bfb72
 def identification_step(
@@ -280,3 +280,37 @@ def load_network(
     network = make_network(settings, num_classes, start=False)
     network.load_state_dict(run.weights())
     return network.eval()
+
+# %% ../nbs/1_foundations/14_baseline.ipynb #015a3652
+MAPS_VERSION = 1
+
+
+def some_queries(
+    source: ReIDSet,  # the set
+    count: int,  # how many
+) -> list[int]:  # numbers in `source.query`
+    """Queries spread evenly over the set: the ones that figures show."""
+    return np.linspace(0, len(source.query) - 1, count).astype(int).tolist()
+
+
+def maps_spec(
+    of: RunSpec,  # the baseline run to look into
+    count: int = 5,  # queries, see `some_queries`
+) -> RunSpec:
+    """The name of the run that keeps activation maps of another run."""
+    return RunSpec("activation-maps", MAPS_VERSION, {"of": of.as_dict(), "count": count}, of.as_dict()["data"], of.seed)
+
+
+@recipe("activation-maps", version=MAPS_VERSION)
+def look(context: RunContext) -> None:
+    """Keep the strength of the last map for a few queries, under the name `maps` (count x h x w)."""
+    settings = context.spec.as_dict()["settings"]
+    of, source = RunSpec(**settings["of"]), open_data(settings["of"]["data"])
+    run = RunStore(local=context.folder.parent).get(of, train=True, weights=True, progress=context.progress)
+    size = BaselineSettings(**of.as_dict()["settings"]).size
+    records = [source.query[i] for i in some_queries(source, settings["count"])]
+    images = next(iter(test_batches(source, records, size, len(records))))["image"]
+    maps = activation_maps(load_network(run, source.num_train_identities), images).numpy()
+    if context.writes:
+        context.save_metrics({"rows": maps.shape[1], "columns": maps.shape[2]})
+        context.save_per_query({"maps": maps.astype(np.float32)})

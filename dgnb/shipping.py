@@ -76,10 +76,18 @@ def ship_notebook(source: Path, executed: Path) -> None:
     os.replace(part, source)
 
 
+def ship_runs(record: dict[str, Any]) -> list[Path]:
+    """Copy the runs that a record was made from to the shipped store, weights only where the notebook asked for them."""
+    from dgnb.run_store import RunSpec, RunStore
+    store, parts = RunStore(), RunSpec.__dataclass_fields__
+    return [store.ship(RunSpec(**{name: run[name] for name in parts}), weights=run.get("weights", False)) for run in record.get("runs", [])]
+
+
 def ship(job: Job) -> Path:
     """Ship one executed job: files always, outputs where the notebook's own `item` is this item. Returns the folder shipped to."""
     source, target = Path(job.folder), figures_dir(ship=True) / job.item
     refuse_unshippable(job.scale)
+    ship_runs(read_record(source) or {})
     ship_files(source, target)
     if parameters_of(Path(job.notebook)).get("item") == job.item:
         ship_notebook(Path(job.notebook), source / NOTEBOOK)
