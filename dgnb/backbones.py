@@ -153,8 +153,8 @@ def load_weights(
     """Fill a module strictly; ValueError names what is missing, unknown or of another shape."""
     state, wanted = read_weights(path), module.state_dict()
     skip += tuple(f"layer{i}." for i in range(1, 5) if not hasattr(module, f"layer{i}")) if isinstance(module, Backbone) else ()
-    first = next((n for n in wanted if n.startswith("conv1") and n in state and in_chans != state[n].shape[1]), None)
-    if first: state[first] = timm.models.adapt_input_conv(in_chans, state[first])
+    first = next((n for n, tensor in wanted.items() if tensor.ndim == 4), "")
+    if first in state and state[first].ndim == 4 and state[first].shape[1] != in_chans: state[first] = timm.models.adapt_input_conv(in_chans, state[first])
     problems = [f"{n} is missing" for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
     problems += [f"{n} is unknown" for n in state if n not in wanted and not n.startswith(skip)]
     problems += [f"{n} is {tuple(state[n].shape)} instead of {tuple(t.shape)}" for n, t in wanted.items() if n in state and state[n].shape != t.shape]
