@@ -149,7 +149,7 @@ import sys
 from dgnb.baseline import baseline_settings, baseline_spec
 from dgnb.worlds import make_world
 from dgnb.run_store import RunStore
-spec = baseline_spec(make_world("mannequin-market", scale="smoke"), baseline_settings("smoke", epochs=60))
+spec = baseline_spec(make_world("mannequin-market", scale="smoke"), baseline_settings("smoke", epochs=30))
 print("ready", flush=True)
 RunStore(local=sys.argv[1], shipped=sys.argv[1] + "-none").get(spec, train=True, progress="off")
 """
