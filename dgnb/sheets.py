@@ -13,6 +13,7 @@ from PIL import Image
 __all__ = ["rows_of", "per_tile", "labels_of", "draw_sheet"]
 
 DPI = 90  # dots per inch
+HAIR = 1e-7  # dots by which tiles are set in and, a hundredth of it, the sheet out: Matplotlib before 3.11.2 rounds 8 + 1e-14 up and 52 - 1e-14 down
 
 
 @dataclass
@@ -95,7 +96,7 @@ def _tile_artists(ax, row: int, column: int, image: np.ndarray, title: str | Non
     part = image.shape[1] / g.width, image.shape[0] / g.height
     def place():
         x, y = g.box(row, column)
-        tile.set_extent((x, x + g.w * part[0], y + g.h * part[1], y))
+        tile.set_extent((x + HAIR, x + g.w * part[0] - HAIR, y + g.h * part[1] - HAIR, y + HAIR))
         if frame: box.set_bounds(x - 1, y - 1, g.w * part[0] + 2, g.h * part[1] + 2)
     if frame:
         colour, dash, width, *_ = frame
@@ -141,7 +142,7 @@ def draw_sheet(
         placers += _word_artist(ax, text, g, lambda c=c: (g.box(0, c)[0] + g.w / 2, g.top - 6), "center")
     def layout_at(inches: float | None = None) -> None:
         wide, high = g.fit(None if inches is None else inches * DPI)
-        fig.set_size_inches(wide / DPI, high / DPI)
+        fig.set_size_inches((wide + HAIR / 100) / DPI, (high + HAIR / 100) / DPI)
         ax.set(xlim=(0, wide), ylim=(high, 0))
         for place in placers: place()
     layout_at()
