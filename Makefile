@@ -33,7 +33,7 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 figures: $(STAMP)
-	@$(BIN)/dgnb verify --quick
+	@$(BIN)/dgnb verify first-light --quick
 	@$(BIN)/dgnb run all --scale $(SCALE) --workers $(WORKERS) $(TRAIN_FLAG)
 
 test: $(STAMP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -70,6 +71,8 @@ def run(
            "DGNB_PRECISION": precision}
     how = {name: str(value) for name, value in how.items() if value is not None}
     items = [one for one in load_catalogue().select(item, scale) if not stale or not _is_fresh(one, scale)]
+    if not plain and not dask and not all(map(find_spec, ("papermill", "nbformat", "ipykernel"))):
+        raise RunnerError("executing notebooks needs the notebooks extra: pip install 'dgnb[notebooks]', or add --plain to do without")
     workers = workers or (1 if scale in ("gpu", "paper") else max(1, min(cores(), len(items), 4)))
     options = dict(mode="kernel" if kernel else "plain" if plain else "warm", show=train or fresh,
                    threads=int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers)))

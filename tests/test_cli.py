@@ -42,6 +42,12 @@ def test_list_answers_at_once():
         assert "dgnet-table3" in end.stdout or "Regenerate" in end.stdout
 
 
+def test_running_without_notebook_packages_says_what_to_do(dgnb, monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    status, out, err = dgnb("run", "first-light", "--scale", "smoke")
+    assert status == 2 and not out and "pip install 'dgnb[notebooks]', or add --plain" in err and err.count("\n") == 1
+
+
 def test_list_shows_every_item(dgnb):
     status, out, _ = dgnb("list")
     assert status == 0 and [line.split()[0] for line in out.splitlines()] == [item.id for item in load_catalogue()]
