@@ -155,7 +155,7 @@ def draw_skills(
     ax.set(yticks=range(len(factors)), yticklabels=[name.replace("_", " ") for name in factors], xlabel="skill (1 = perfect, 0 = a constant guess)")
     ax.invert_yaxis()
     if len(tables) > 1:
-        ax.legend(loc="lower right")
+        ax.legend(loc="upper right")
     return fig
 
 # %% ../nbs/1_foundations/15_probes.ipynb #ab06f759
