@@ -234,9 +234,16 @@ def summary_table():
 
 
 def readme_results() -> Line:
-    """`summary_table()` as a Markdown table for the README: claim, where it was checked, verdict, difference with its interval."""
+    """`summary_table()` as a Markdown table for the README: claim, where it was checked, verdict, difference with its interval.
+
+    A claim that was not run on several sets takes one line.
+    """
     lines = ["| item | claim | data | verdict | difference (95 % interval) |", "|---|---|---|---|---|"]
-    for row in summary_table().to_dict("records"):
+    table = summary_table()
+    waiting = table[table.verdict == "not run"].groupby(["item", "claim"], sort=False).data.agg(lambda names: ", ".join(filter(None, names)))
+    table = table.assign(data=[waiting[item, claim] if verdict == "not run" else data
+                               for item, claim, data, verdict in zip(table["item"], table.claim, table.data, table.verdict)])
+    for row in table[~table.duplicated(["item", "claim", "data"])].to_dict("records"):
         effect = "" if row["effect"] is None or row["effect"] != row["effect"] else f"{row['effect']:+.3f}"
         interval = f" ({row['interval'][0]:+.3f}, {row['interval'][1]:+.3f})" if isinstance(row["interval"], list) else ""
         lines.append(f"| {row['item']} | {row['claim']} | {row['data']} | *{row['verdict']}* | {effect}{interval} |")
