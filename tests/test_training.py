@@ -614,10 +614,10 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork would inherit IPython where other tests of this process used it
     processes = [context.Process(target=_rank, args=(rank, port, tmp_path)) for rank in (0, 1)]
     [p.start() for p in processes]
-    [p.join(60) for p in processes]
+    [p.join(120) for p in processes]
     assert [p.exitcode for p in processes] == [0, 0]
     (a, la), parts, gan_a = load_state(tmp_path / "0.safetensors")
     (b, _), _, gan_b = load_state(tmp_path / "1.safetensors")
