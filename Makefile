@@ -47,7 +47,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab nbs --ip 127.0.0.1
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/run.py $(BENCH)
 
 outputs: $(STAMP)
 	$(BIN)/python tools/notebooks.py execute $(NB)
