@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-SHARED = ["nbs/experiments.yaml", "nbs/4_results", "nbs/5_beyond", "runs"]  # what the command line needs besides code
+SHARED = ["nbs/experiments.yaml", "nbs/4_results", "nbs/5_beyond", "runs", "figures"]  # what the command line needs besides code
 
 
 class BuildWithShared(build_py):

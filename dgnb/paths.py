@@ -43,7 +43,7 @@ def local_runs() -> Path:
 
 
 def figures_dir(ship: bool = False) -> Path:
-    """Where items write: the tracked `figures/` when shipping, else the ignored `_figures/` (`DGNB_FIGURES` overrides both)."""
+    """Where items write: the ignored `_figures/`, or the tracked `figures/` that come with the project (`DGNB_FIGURES` overrides both)."""
     root = project_root()
-    default = (root / ("figures" if ship else "_figures")) if root else home() / "figures"
+    default = share_root() / "figures" if ship else root / "_figures" if root else home() / "figures"
     return Path(os.environ.get("DGNB_FIGURES") or default).expanduser()
