@@ -77,10 +77,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {key: found[name] if name.endswith("_f") else found[name].ravel() for key, name in MATLAB.items() if name in found}
         with np.load(path, allow_pickle=False) as found: return {key: found[key] for key in KEYS if key in found}
     except OSError as error:
-        if isinstance(error, FileNotFoundError): raise
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"there is no file {path}; it must hold {', '.join(KEYS)} (the cameras both or neither)") from error
         raise ValueError(f"{path} cannot be read ({error})") from error
     except Exception as error:
-        raise ValueError(f"{path} is not a readable .npz or .mat file of plain arrays ({error})") from error
+        raise ValueError(f"{path} is neither an .npz nor a .mat file of plain arrays, or is damaged") from error
 
 
 def load_features(

@@ -67,6 +67,11 @@ class BaselineSettings:
     decay_at: float = 2 / 3  # share of the training after which the rate is divided by ten
     warmup: float = 0.0  # epochs of linear rise at the beginning
 
+    def __post_init__(self):
+        for name in ("epochs", "batch", "dim", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+
     @property
     def size(self) -> tuple[int, int]:
         """Image size as (height, width)."""

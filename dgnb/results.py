@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,17 @@ class Result:
     @property
     def command(self) -> str:
         """The command that trains what is missing and draws again."""
-        return f"dgnb run {self.row.id} --scale {self.scale} --train"
+        changed = "".join(f" -p {shlex.quote(f'{name}={value}')}" for name, value in self._changed().items())
+        return f"dgnb run {self.row.id} --scale {self.scale}{changed} --train"
+
+    def _changed(self) -> dict[str, Any]:
+        """Parameters that are not what the notebook and the catalogue say for this scale."""
+        from dgnb.parameters import parameters_of
+        notebook = load_catalogue().notebook(self.row)
+        if notebook is None or not notebook.is_file() or self.scale not in self.row.scales:
+            return {}
+        usual = parameters_of(notebook) | dict(self.row.scales[self.scale].parameters) | {"item": self.row.id, "scale": self.scale}
+        return {name: value for name, value in self.parameters.items() if name in usual and value != usual[name]}
 
     def not_run(self) -> Line:
         """What was not run and how to run it; an empty line when nothing is missing."""

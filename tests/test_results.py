@@ -231,3 +231,12 @@ def test_broken_record_is_no_record(project):
     for text in ("", "{", "[]", json.dumps({"schema": 99})):
         (project / "figures" / "record.json").write_text(text)
         assert read_record(project / "figures") is None
+
+
+def test_the_command_names_changed_parameters(monkeypatch, tmp_path):
+    """A result with changed parameters says the command that makes it, not the default's."""
+    from dgnb.results import start
+    monkeypatch.setenv("DGNB_OUT", str(tmp_path))
+    usual = dict(seeds=[0], train_identities=60, test_identities=60)
+    assert start("first-light", "laptop", **usual, epochs=12).command == "dgnb run first-light --scale laptop --train"
+    assert start("first-light", "laptop", **usual, epochs=7).command == "dgnb run first-light --scale laptop -p epochs=7 --train"
