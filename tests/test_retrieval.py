@@ -403,7 +403,7 @@ class TestFiles:
         (dict(gallery=np.ones((4, 2))), "3 dimensions, gallery features 2"),
         (dict(gallery=np.ones((5, 3))), "gallery has 5 rows for 4 labels"),
         (dict(query_cameras=None), "query_cameras is missing"),
-        (dict(query=np.array([{}, {}])), "not a readable"),
+        (dict(query=np.array([{}, {}])), "neither an .npz nor"),
     ])
     def test_what_is_wrong_is_named(self, tmp_path, changes, message):
         arrays = {k: v for k, v in (self.arrays | changes).items() if v is not None}
@@ -414,10 +414,10 @@ class TestFiles:
     def test_damaged_missing_and_foreign_files(self, tmp_path):
         path = save_features(tmp_path / "f.npz", **self.arrays)
         path.write_bytes(path.read_bytes()[:300])
-        with pytest.raises(ValueError, match="not a readable"): load_features(path)
-        with pytest.raises(FileNotFoundError): load_features(tmp_path / "nowhere.npz")
+        with pytest.raises(ValueError, match="neither an .npz nor"): load_features(path)
+        with pytest.raises(FileNotFoundError, match="it must hold query, gallery"): load_features(tmp_path / "nowhere.npz")
         np.save(tmp_path / "single.npy", np.ones(3))
-        with pytest.raises(ValueError, match="not a readable|lacks"): load_features(tmp_path / "single.npy")
+        with pytest.raises(ValueError, match="neither an .npz nor|lacks"): load_features(tmp_path / "single.npy")
 
     def test_saving_leaves_nothing_behind_when_it_fails(self, tmp_path):
         with pytest.raises(ValueError, match="unknown arrays featurs"): save_features(tmp_path / "f.npz", featurs=1)
