@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -115,7 +116,8 @@ def data_spec(
     if isinstance(source, World):
         counts = {field.name: getattr(source.scale, field.name) for field in fields(source.scale)}
         return {"world": source.name, "seed": source.seed, **counts, "world_version": WORLD_VERSION, "renderer_version": RENDERER_VERSION}
-    os.environ[f"DGNB_SET_{source.fingerprint}"] = f"{source.layout}:{Path(source.root).resolve()}"
+    how = {"name": source.layout, "root": str(Path(source.root).resolve()), **source.options}
+    os.environ[f"DGNB_SET_{source.fingerprint}"] = json.dumps(how)
     return {"set": source.name, "fingerprint": source.fingerprint}
 
 
@@ -129,10 +131,10 @@ def open_data(
     where = os.environ.get(f"DGNB_SET_{data['fingerprint']}")
     if where is None:
         raise RunStoreError(f"the run needs the set {data['set']} (fingerprint {data['fingerprint']}): open it first, or give its folder with --data")
-    layout, root = where.split(":", 1)
-    source = load_image_set(layout, root)
+    how = json.loads(where)
+    source = load_image_set(**how)
     if source.fingerprint != data["fingerprint"]:
-        raise RunStoreError(f"{root} has changed: its fingerprint is {source.fingerprint}, the run was made for {data['fingerprint']}")
+        raise RunStoreError(f"{how['root']} has changed: its fingerprint is {source.fingerprint}, the run was made for {data['fingerprint']}")
     return source
 
 # %% ../nbs/1_foundations/14_baseline.ipynb #30355a7c

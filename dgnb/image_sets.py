@@ -136,7 +136,9 @@ def load_image_set(
     if name == "cuhk03-np":
         layout, root = _cuhk_boxes(root, **options)
     splits, notes = (_read_lists if layout is MSMT else _read_boxes)(layout, root, strict)
-    return _checked(layout, root, splits, notes, strict)
+    found = _checked(layout, root, splits, notes, strict)
+    found.options = {"strict": strict, **options}
+    return found
 
 
 def _checked(layout: Layout, root: Path, splits: dict, notes: list[str], strict: bool) -> DiskSet:

@@ -138,6 +138,7 @@ class DiskSet(ReIDSet):
     ):
         super().__init__(name, splits["train"], splits["query"], splits["gallery"], camera_rule, tuple(notes))
         self.layout, self.root, self.expected, self.identities = layout, Path(root), expected, identities or {}
+        self.options: dict = {}  # what it was read with, so that it can be read again
 
     def _fingerprint_parts(self):
         """Name, rule, and the size of every file: cheap, and a damaged or exchanged file rarely keeps its size."""

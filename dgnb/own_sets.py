@@ -131,4 +131,6 @@ def read_folder_set(
     if len(files) > len(table):
         notes.append(f"{len(files) - len(table)} images without a camera are left out")
     splits, more = (given_splits(records, given), []) if any(given.values()) else draw_splits(records, bool(cameras), seed)
-    return DiskSet(root.resolve().name, "folder", root, splits, bool(cameras), notes + more, identities=dict(enumerate(folders, 1)))
+    found = DiskSet(root.resolve().name, "folder", root, splits, bool(cameras), notes + more, identities=dict(enumerate(folders, 1)))
+    found.options = {"cameras": str(Path(cameras).expanduser().resolve()) if cameras else None, "seed": seed, "strict": strict}
+    return found
