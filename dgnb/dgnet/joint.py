@@ -5,30 +5,40 @@
 # %% ../../nbs/2_dgnet/06_joint.ipynb #04cad738
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..augmentation import Augmentation
-from ..baseline import BaselineSettings, baseline_settings, baseline_spec, data_spec, evaluate_features, load_network, nearest, open_data, weights_name
+from ..augmentation import Augmentation, denormalise
+from ..baseline import (BASELINE_SCALES, BaselineSettings, baseline_settings, baseline_spec, data_spec, evaluate_features, load_network, nearest,
+                           open_data, some_queries)
+from ..backbones import ReIDNetwork
 from .appearance import AppearanceEncoder
 from .decoder import Decoder
 from .discriminator import MultiScaleDiscriminator
-from .losses import GENERATOR_TERMS, RECIPES, TERMS, Networks, Recipe, Views, all_terms, critic_terms, generate, loss_weights, total
+from .losses import GENERATOR_TERMS, RECIPES, TERMS, Generated, Networks, Recipe, Views, all_terms, critic_terms, generate, loss_weights, total
 from .structure import StructureEncoder
 from .teacher import Teacher
-from ..run_store import Run, RunContext, RunSpec, RunStore, recipe
+from ..resuming import undisturbed
+from ..retrieval import RetrievalResult, join_parts
+from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
+from ..safe_files import write_bytes
 from ..sampling import ImageCache, test_batches, train_loader
-from ..scales import SCALES, choose, numpy_generator
+from ..scales import SCALES, choose, numpy_generator, seed_everything
 from ..training import Loop, fit, lr_scheduler, make_fabric, steps
-from ..worlds import ReIDSet, World
+from ..worlds import ReIDSet, World, decode_image, encode_jpeg
 
 # %% auto #0
-__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'make_networks', 'TwoStreams', 'make_optimizers', 'JointStep',
-           'average_gradients']
+__all__ = ['DGNET_SCALES', 'DGNET_VERSION', 'DGNetSettings', 'dgnet_settings', 'make_networks', 'TwoStreams', 'make_optimizers',
+           'JointStep', 'average_gradients', 'DGNet', 'extract_both', 'evaluate_dgnet', 'teacher_settings',
+           'dgnet_spec', 'settings_of', 'make_teacher', 'start_networks', 'SampleSheets', 'sample_donors',
+           'train_dgnet', 'can_be_evaluated', 'train_dgnet_run', 'load_dgnet', 'sample_sheets']
 
 # %% ../../nbs/2_dgnet/06_joint.ipynb #06577280
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class DGNetSettings:
     lr: float = 1e-4  # of E_s, G and D, Adam
     betas: tuple[float, float] = (0.0, 0.999)  # of Adam
     weight_decay: float = 5e-4  # of all
+    start_from_teacher: bool = False  # E_a's ResNet starts with the teacher's weights
     decay_at: tuple[float, ...] = (0.6, 0.9)  # shares of the training after which all rates are divided by ten
     recipe: Recipe = field(default_factory=Recipe)  # the switches
     loss_kind: str = "released"  # whose weights: "released" or "paper"
@@ -74,19 +85,28 @@ class DGNetSettings:
     r1: float = 0.01  # of the gradient penalty
 
     def __post_init__(self):
+        object.__setattr__(self, "recipe", self.recipe if isinstance(self.recipe, Recipe) else Recipe(**self.recipe))
+        for name, kind in (("dropout", float), ("dilations", int), ("betas", float), ("decay_at", float)):  # a run's key has lists and whole numbers
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
         for name in ("iterations", "batch", "dim", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.batch < 2:
             raise ValueError("batch must be at least 2: batch normalisation has no statistics of one image")
-        for name, value in (("recipe", self.recipe if isinstance(self.recipe, Recipe) else Recipe(**self.recipe)), ("dropout", tuple(self.dropout)),
-                            ("dilations", tuple(self.dilations)), ("betas", tuple(self.betas)), ("decay_at", tuple(self.decay_at))):
-            object.__setattr__(self, name, value)
+        if self.height % 4 or self.width % 4:
+            raise ValueError(f"images of {self.height}x{self.width} cannot be painted: height and width must be multiples of 4")
+        if max(self.dilations) >= min(self.size) // 4:
+            raise ValueError(f"dilations {self.dilations} are too wide for the {self.height // 4}x{self.width // 4} structure map: use e.g. (1, 2, 3)")
 
     @property
     def size(self) -> tuple[int, int]:
         """Image size as (height, width)."""
         return self.height, self.width
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether E_a learns from generated people, so that somebody must say who they are."""
+        return self.recipe.feed != "off" and self.prim > 0 or self.start_from_teacher
 
     @property
     def loss_weights(self):
@@ -120,10 +140,10 @@ def dgnet_settings(
 
 # %% ../../nbs/2_dgnet/06_joint.ipynb #9432d41a
 def make_networks(
-    settings: DGNetSettings,
+    settings: DGNetSettings,  # of the run
     num_classes: int,  # K, identities in training
-    teacher: Teacher | None = None,
-    start=None,  # local file of ImageNet weights of the backbone
+    teacher: Teacher | None = None,  # labels the generated people
+    start: str | Path | None = None,  # local file of ImageNet weights of E_a's ResNet
 ) -> Networks:
     """E_a, E_s, G and D with fresh weights."""
     appearance = AppearanceEncoder(num_classes, settings.backbone, settings.dim, settings.parts, settings.dropout, truncate=settings.truncate, weights=start)
@@ -135,10 +155,21 @@ def make_networks(
 class TwoStreams:
     """Batches of two loaders over the same images, independently shuffled: a and b."""
 
-    def __init__(self, source: ReIDSet, settings: DGNetSettings, seed: int = 0, **options):
+    def __init__(
+        self,
+        source: ReIDSet,  # what to train on
+        settings: DGNetSettings,  # image size, augmentation, batch
+        seed: int = 0,  # of order and augmentation
+        world_size: int = 1,  # processes that share every batch
+        **options,  # rank, device: see `BatchLoader`
+    ):
+        each, rest = divmod(settings.batch, world_size)
+        if rest or each < 2:
+            raise ValueError(f"a batch of {settings.batch} cannot be shared by {world_size} processes: each needs the same number, at least 2")
         images = ImageCache(source, source.train, settings.size)
         augmentation = Augmentation(flip=settings.flip, pad=settings.pad, erase=settings.erase)
-        make = lambda n: train_loader(images, batch_size=settings.batch, sampler="pairs", augmentation=augmentation, erased="both", seed=2 * seed + n, **options)
+        make = lambda n: train_loader(images, batch_size=each, sampler="pairs", augmentation=augmentation, erased="both", seed=2 * seed + n,
+                                      world_size=world_size, **options)
         self.a, self.b = make(0), make(1)
 
     def __len__(self) -> int:
@@ -151,9 +182,11 @@ class TwoStreams:
         next(others, None)  # both epochs end together
 
     def state_dict(self) -> dict:
+        """Both positions."""
         return {"a": self.a.state_dict(), "b": self.b.state_dict()}
 
     def load_state_dict(self, state: Mapping) -> None:
+        """Continue where `state` was taken."""
         self.a.load_state_dict(state["a"])
         self.b.load_state_dict(state["b"])
 
@@ -170,30 +203,44 @@ def make_optimizers(nets: Networks, settings: DGNetSettings) -> dict[str, torch.
 class JointStep:
     """One iteration: paint, teach D, then teach E_s, G and E_a."""
 
-    def __init__(self, settings: DGNetSettings, teacher: Teacher | None = None, seed: int = 0):
+    def __init__(
+        self,
+        settings: DGNetSettings,  # recipe and schedules
+        teacher: Teacher | None = None,  # labels the generated people, on the device of the training
+        seed: int = 0,  # of the coin
+    ):
         self.settings, self.teacher, self.seed, self.schedules = settings, teacher, seed, settings.loss_weights
 
     def coin(self, iteration: int) -> bool:
         """Whether E_s learns from finished images at this iteration (else G through a frozen E_s)."""
         return bool(numpy_generator("coin", self.seed, iteration).random() < 0.5)
 
-    def __call__(self, batch: Mapping, loop: Loop) -> dict[str, torch.Tensor]:
-        settings, parts = self.settings, loop.plain_modules
-        nets = Networks(**{name: parts[name] for name in ("appearance", "structure", "decoder", "discriminator")}, teacher=self.teacher)
+    def __call__(self, batch: Mapping, loop: Loop) -> dict[str, torch.Tensor]:  # two batches; where the networks are -> losses by name
+        nets = Networks(**loop.plain_modules, teacher=self.teacher)
         weights = {name: schedule(loop.iteration) for name, schedule in self.schedules.items()}
         views = Views.of(batch["a"], batch["b"])
+        made, critic = self.teach_critic(nets, views, loop)
+        return self.teach_others(nets, views, made, weights, loop) | critic
+
+    def teach_critic(self, nets: Networks, views: Views, loop: Loop) -> tuple[Generated, dict[str, torch.Tensor]]:
+        """Paint this iteration's people; one step of D on them and on the real ones."""
         with loop.fabric.autocast():
-            made = generate(nets, views, settings.recipe)
-            critic = critic_terms(nets, views, made, settings.recipe)
-        self.update(loop, {"critic": critic["d"] + settings.r1 * critic["r1"]})
+            made = generate(nets, views, self.settings.recipe)
+            terms = critic_terms(nets, views, made, self.settings.recipe)
+        self.update(loop, {"critic": terms["d"] + self.settings.r1 * terms["r1"]})
+        return made, terms
+
+    def teach_others(self, nets: Networks, views: Views, made: Generated, weights: Mapping[str, float], loop: Loop) -> dict[str, torch.Tensor]:
+        """One step of E_a, E_s and G on the same painted people, judged by the D that has just learned."""
+        recipe = self.settings.recipe
         with loop.fabric.autocast():
-            terms = all_terms(nets, views, made, weights, settings.recipe, self.coin(loop.iteration))
-        if settings.recipe.decoupled:
+            terms = all_terms(nets, views, made, weights, recipe, self.coin(loop.iteration))
+        if recipe.decoupled:
             rest = [name for name in TERMS if name not in GENERATOR_TERMS]
             self.update(loop, {"encoder": total(terms, weights, rest), "generator": total(terms, weights, GENERATOR_TERMS)})
         else:
             self.update(loop, {("encoder", "generator"): total(terms, weights)})
-        return terms | critic
+        return terms
 
     def update(self, loop: Loop, losses: Mapping) -> None:
         """Gradients of each loss for the weights of its own optimizers, averaged over processes; then the steps."""
@@ -208,7 +255,10 @@ class JointStep:
             loop.optimizers[name].step()
 
 
-def average_gradients(fabric, weights) -> None:
+def average_gradients(
+    fabric,  # from `make_fabric`
+    weights: list[torch.Tensor],  # whose gradients, the same on every process
+) -> None:
     """The mean of each gradient over all processes."""
     if fabric.world_size == 1:
         return
@@ -216,3 +266,267 @@ def average_gradients(fabric, weights) -> None:
     flat = fabric.all_reduce(torch.cat([p.grad.flatten() for p in mine]), reduce_op="mean")
     for p, mean in zip(mine, flat.split([p.numel() for p in mine])):
         p.grad.copy_(mean.view_as(p))
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #beb0cae5
+class DGNet(nn.Module):
+    """What is kept of a training: E_a, E_s and G, to repaint people and to describe them."""
+
+    def __init__(self, appearance: AppearanceEncoder, structure: StructureEncoder, decoder: Decoder, settings: DGNetSettings):
+        super().__init__()
+        self.appearance, self.structure, self.decoder, self.settings = appearance, structure, decoder, settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def swap(
+        self,
+        appearance_images: torch.Tensor,  # B x 3 x H x W, normalised: whose clothes
+        structure_images: torch.Tensor,  # B x 3 x H x W, normalised: whose body, pose and place
+    ) -> torch.Tensor:  # B x 3 x H x W, normalised, unbounded
+        """People of the second batch in the clothes of the first: G(a_i, s_j)."""
+        with undisturbed([self]):
+            return self.decoder(self.structure(structure_images), self.appearance.codes(appearance_images)).float()
+
+    def features(
+        self,
+        images: torch.Tensor,  # B x 3 x H x W, normalised
+        mirror: bool = True,  # add the mirrored image's features
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each B x dim, of length one
+        """The two features for retrieval."""
+        with undisturbed([self]):
+            return self.appearance.features(images, mirror)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #59d96330
+def extract_both(
+    model: DGNet,
+    source: ReIDSet,  # where the images come from
+    records,  # which images, e.g. `source.gallery`
+    mirror: bool = True,  # add the mirrored images' features
+    batch_size: int = 128,  # images at a time
+) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each N x dim, float32, on the CPU
+    """Both features of images, in the order of the records."""
+    batches = test_batches(source, records, model.settings.size, batch_size, device=model.device)
+    prim, fine = zip(*(model.features(batch["image"], mirror) for batch in batches))
+    return torch.cat(prim).cpu(), torch.cat(fine).cpu()
+
+
+def evaluate_dgnet(
+    model: DGNet,
+    source: ReIDSet,  # whose query and gallery
+    beta: float = 0.5,  # weight of f_fine, on the query's side only
+) -> tuple[dict[str, RetrievalResult], np.ndarray]:  # results of "prim", "fine" and "both"; of both, each query's ten nearest
+    """Retrieval by f_prim, by f_fine, and by both: cos_prim + beta cos_fine."""
+    (q_prim, q_fine), (g_prim, g_fine) = (extract_both(model, source, records) for records in (source.query, source.gallery))
+    query, gallery = join_parts(q_prim, q_fine, weights=(1, beta)), join_parts(g_prim, g_fine)
+    results = {"prim": evaluate_features(q_prim, g_prim, source), "fine": evaluate_features(q_fine, g_fine, source),
+               "both": evaluate_features(query, gallery, source, metric="dot")}
+    return results, nearest(query, gallery, source)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #d046fff9
+DGNET_VERSION = 1
+
+
+def teacher_settings(
+    settings: DGNetSettings,
+) -> BaselineSettings:
+    """The baseline that teaches a DG-Net unless another is given: that of the scale with the same image size, feature length and network."""
+    scales = [baseline_settings(scale) for scale in ("laptop", "smoke", "paper" if settings.weights else "gpu")]
+    alike = lambda one: (one.size == settings.size, one.dim == settings.dim, one.backbone == settings.backbone)
+    return replace(max(scales, key=alike), height=settings.height, width=settings.width, weights=settings.weights)
+
+
+def dgnet_spec(
+    source: ReIDSet,  # what to train on
+    settings: DGNetSettings,  # how
+    seed: int = 0,  # of weights, order, augmentation and coin
+    teacher: BaselineSettings | None = None,  # the teacher; default: `teacher_settings`
+) -> RunSpec:
+    """The name of a DG-Net run, to be asked of a `RunStore`; its teacher is part of it."""
+    if isinstance(source, World) and source.size != settings.size:
+        raise ValueError(f"the world has images of {source.size[0]}x{source.size[1]}, the settings ask for {settings.height}x{settings.width}")
+    of = baseline_spec(source, teacher or teacher_settings(settings), seed).as_dict() if settings.needs_teacher else None
+    return RunSpec("dgnet", DGNET_VERSION, asdict(settings) | {"teacher": of}, data_spec(source), seed)
+
+
+def settings_of(spec: RunSpec) -> DGNetSettings:  # of a DG-Net run
+    """The settings of a run; a RunStoreError if it is no DG-Net run."""
+    if spec.recipe != "dgnet":
+        raise RunStoreError(f"{spec.name} is a run of recipe {spec.recipe!r}, not of 'dgnet': ask for one with dgnet_spec")
+    return DGNetSettings(**{name: value for name, value in spec.as_dict()["settings"].items() if name != "teacher"})
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #3b73c873
+def make_teacher(
+    network: ReIDNetwork | None,  # a trained baseline
+    settings: DGNetSettings,
+    source: ReIDSet,  # what it shall teach about
+) -> Teacher | None:
+    """The teacher of a training, None if it has none; a ValueError if it is missing or knows other people."""
+    if not settings.needs_teacher:
+        return None
+    if network is None:
+        raise ValueError("learning from generated people needs a teacher: give teacher_network, or set feed='off'")
+    teacher = Teacher(network, settings.recipe.teacher_statistics)
+    if teacher.num_classes != source.num_train_identities:
+        raise ValueError(f"the teacher tells {teacher.num_classes} people apart, {source.name} has {source.num_train_identities} in training: "
+                         "train the teacher on the same images")
+    return teacher
+
+
+def start_networks(
+    settings: DGNetSettings,
+    num_classes: int,  # K
+    teacher: Teacher | None,
+) -> Networks:
+    """Networks at the start of a training: fresh, with ImageNet weights, or with the teacher's; a RunStoreError when those are not here."""
+    path = os.environ.get(f"DGNB_WEIGHTS_{settings.weights}") if settings.weights else None
+    if settings.weights and path is None:
+        raise RunStoreError(f"the run starts from ImageNet weights {settings.weights}...: say where they are with weights_name(PATH)")
+    nets = make_networks(settings, num_classes, teacher, path)
+    if settings.start_from_teacher:
+        wanted, given = nets.appearance.backbone.state_dict(), teacher.network.backbone.state_dict()
+        if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in given.items()}:
+            raise ValueError("start_from_teacher needs a teacher with E_a's own ResNet: give both the same backbone and truncate")
+        nets.appearance.backbone.load_state_dict(given)
+    return nets
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #f045f329
+class _Identity:
+    """Settings that travel with a checkpoint, so that another recipe cannot go on from it."""
+
+    def __init__(self, settings: DGNetSettings):
+        self.settings = asdict(settings)
+
+    def state_dict(self) -> dict:
+        return {"settings": self.settings}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        flat = lambda s: {k: v for k, v in s.items() if k != "recipe"} | s["recipe"]
+        mine, found = flat(self.settings), flat(state["settings"])
+        if other := [name for name in mine if mine[name] != found.get(name)]:
+            raise ValueError(f"it was made with {other[0]} = {found.get(other[0])!r}, this training has {mine[other[0]]!r}")
+
+
+class SampleSheets:
+    """Pictures of the same few swaps at several moments of a training, kept as small files of the run."""
+
+    def __init__(self, nets: Networks, settings: DGNetSettings, source: ReIDSet, folder: Path, every: int, people: int = 6):
+        self.model, self.source, self.folder, self.every, self.people = DGNet(nets.appearance, nets.structure, nets.decoder, settings), source, folder, every, people
+
+    def __call__(self, loop: Loop) -> None:
+        """At 5 %, 25 %, 50 % of the training and at its end."""
+        if loop.iteration // self.every in (1, 5, 10, self.model.settings.iterations // self.every):
+            donors = sample_donors(self.source, self.model.settings.size, self.people)
+            painted = self.model.swap(*(images.to(self.model.device) for images in donors)).cpu()
+            for name, images in (("appearance", donors[0]), ("structure", donors[1]), (f"{loop.iteration:07d}", painted)):
+                write_bytes(self.folder / f"sample-{name}.jpg", encode_jpeg(_strip(images), 88))
+
+
+def sample_donors(source: ReIDSet, size: tuple[int, int], people: int = 6) -> tuple[torch.Tensor, torch.Tensor]:  # twice people x 3 x H x W
+    """Appearance and structure donors of the sample sheets: people that the training does not see, if the set has such."""
+    records = [source.query[i] for i in some_queries(source, people)] if source.query else source.train[:people]
+    images = next(iter(test_batches(source, records, size, people)))["image"]
+    return images, images.roll(1, 0)
+
+
+def _strip(images: torch.Tensor, rows: int = 96) -> np.ndarray:  # N x 3 x H x W, normalised -> uint8, h x N*w x 3
+    """Images side by side, none higher than `rows`."""
+    height, width = images.shape[-2:]
+    if height > rows:
+        images = nn.functional.interpolate(images, (rows, width * rows // height), mode="bilinear", antialias=True)
+    return np.concatenate(list(denormalise(images).permute(0, 2, 3, 1).numpy()), 1)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #31fb7507
+def train_dgnet(
+    source: ReIDSet,  # what to train on
+    settings: DGNetSettings,  # how
+    seed: int = 0,  # of order, augmentation and coin (weights are drawn from the global generator)
+    teacher_network: ReIDNetwork | None = None,  # a baseline trained on the same images; may be missing if nothing is fed back
+    context: RunContext | None = None,  # the run this belongs to
+    **options,  # further arguments of `fit`, such as progress="off" or callbacks=[(100, look)]
+) -> tuple[Networks, list[dict]]:  # the networks, and the log
+    """Train a DG-Net from its start to the end of its schedules."""
+    fabric = options.pop("fabric", None) or make_fabric()
+    teacher = make_teacher(teacher_network, settings, source)
+    nets = start_networks(settings, source.num_train_identities, teacher if teacher is None else teacher.to(fabric.device))
+    loader = TwoStreams(source, settings, seed, world_size=fabric.world_size, rank=fabric.global_rank, device=fabric.device)
+    optimizers, every = make_optimizers(nets, settings), max(1, settings.iterations // 60)
+    decay = steps(1.0, [round(settings.iterations * share) for share in settings.decay_at])
+    sheets = [(3 * every, SampleSheets(nets, settings, source, context.folder, 3 * every))] if context else []
+    options = {"log_every": every, "checkpoint_every": 3 * every} | options | {"callbacks": [*sheets, *options.get("callbacks", ())]}
+    modules = {name: getattr(nets, name) for name in ("appearance", "structure", "decoder", "discriminator")}
+    result = fit(modules, optimizers, JointStep(settings, nets.teacher, seed), loader, settings.iterations, fabric=fabric, context=context,
+                 schedulers={name: lr_scheduler(optimizer, decay) for name, optimizer in optimizers.items()},
+                 extras={"settings": _Identity(settings)}, **options)
+    return nets, result.log
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #8451e2af
+def can_be_evaluated(source: ReIDSet) -> bool:
+    """Whether any query has a picture of the same person that its set's rules count."""
+    cameras_of = {}
+    for record in source.gallery:
+        cameras_of.setdefault(record.pid, set()).add(record.camid)
+    other = lambda record: cameras_of.get(record.pid, set()) - ({record.camid} if source.camera_rule else set())
+    return any(record.pid > 0 and other(record) for record in source.query)
+
+
+def _results(model: DGNet, source: ReIDSet) -> tuple[dict, dict]:
+    """Metrics and per-query arrays of a run; without any match the run is kept and says so."""
+    if not can_be_evaluated(source):
+        said = "not measured: no query has a picture of the same person" + (" from another camera" if source.camera_rule else "")
+        warnings.warn(f"{source.name}: retrieval {said}; the run is kept without it", stacklevel=2)
+        return {"retrieval": said}, {}
+    results, near = evaluate_dgnet(model, source)
+    metrics = {f"{feature}_{name}": value for feature, result in results.items() for name, value in result.to_dict().items()}
+    arrays = {"counted": results["both"].counted, "nearest": _small(near)}
+    for feature, result in results.items():
+        arrays |= {f"ap_step_{feature}": result.ap_step.astype(np.float32), f"first_rank_{feature}": _small(result.first_rank)}
+    return metrics, arrays
+
+
+def _small(numbers: np.ndarray) -> np.ndarray:  # whole numbers -> the same in 16 bits where they fit, else in 32
+    return numbers.astype(np.int16 if not numbers.size or numbers.max() < 2**15 else np.int32)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #dcc50c7c
+@recipe("dgnet", version=DGNET_VERSION)
+def train_dgnet_run(context: RunContext) -> None:
+    """Get the teacher, train, keep the weights of E_a, E_s and G, and evaluate f_prim, f_fine and both."""
+    settings, plan = settings_of(context.spec), context.spec.as_dict()
+    source = open_data(plan["data"])
+    network = None
+    if plan["settings"]["teacher"]:
+        run = RunStore(local=context.folder.parent).get(RunSpec(**plan["settings"]["teacher"]), train=True, weights=True, progress=context.progress)
+        network = load_network(run, source.num_train_identities)
+    seed_everything(context.spec.recipe, context.spec.seed)  # the same start whether the teacher was trained just now or long ago
+    nets, log = train_dgnet(source, settings, context.spec.seed, network, context)
+    if not context.writes:
+        return
+    context.save_log([{name: _five_digits(value) for name, value in row.items()} for row in log])
+    model = DGNet(nets.appearance, nets.structure, nets.decoder, settings)
+    model.load_state_dict(context.save_weights(model))
+    metrics, arrays = _results(model, source)
+    each = 4 if settings.loss_weights["positive"](0) else 2
+    context.save_metrics(metrics | {f"loss_{name}": log[-1][name] for name in (*TERMS, "d", "r1") if name in log[-1]} | {
+        "parameters": sum(p.numel() for p in model.parameters()), "images_seen": settings.iterations * settings.batch * each})
+    context.save_per_query(arrays)
+
+
+def _five_digits(value):
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def load_dgnet(run: Run) -> DGNet:  # with weights
+    """The trained model of a run, in evaluation mode; a RunStoreError if it is of another recipe or has no weights."""
+    settings = settings_of(run.spec)
+    weights = run.weights()
+    nets = make_networks(settings, len(weights["appearance.prim.classifier.bias"]))
+    model = DGNet(nets.appearance, nets.structure, nets.decoder, settings)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def sample_sheets(run: Run) -> dict[str, np.ndarray]:  # "appearance", "structure", then iterations -> uint8, h x w x 3
+    """The strips of pictures that a training kept."""
+    files = sorted(run.folder.glob("sample-*.jpg"), key=lambda path: (path.stem[7:].isdigit(), path.stem))
+    return {path.stem[7:]: decode_image(path.read_bytes(), path.name) for path in files}
