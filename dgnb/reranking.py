@@ -5,6 +5,7 @@
 # %% ../nbs/1_foundations/09_reranking.ipynb #13d79718
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +20,7 @@ from .scales import choose
 __all__ = ['largest', 'nearest', 'reciprocal_sets', 'KReciprocal', 'rerank']
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #84d2b427
-_BLOCK = 2**23  # bytes of similarities in memory at a time: about what stays in a processor's cache
+_BLOCK = 2**24  # bytes of similarities in memory at a time: about what stays in a processor's cache
 
 
 def largest(
@@ -36,32 +37,111 @@ def largest(
     order = np.lexsort([-keys[row, item], row])  # stable: equal values stay in ascending position
     return item[order][np.searchsorted(row, np.arange(rows))[:, None] + np.arange(k)]
 
-# %% ../nbs/1_foundations/09_reranking.ipynb #33846798
-def _top(keys: torch.Tensor, k: int, pool: ThreadPoolExecutor) -> np.ndarray:
-    """`largest`, on a GPU by torch's own selection (ties there in any order), else on threads, a few cached rows at a time."""
-    if keys.device.type != "cpu": return keys.topk(k, dim=1).indices.cpu().numpy()
-    array = keys.numpy()
-    return np.concatenate(list(pool.map(lambda start: largest(array[start:start + 32], k), range(0, len(array), 32))))
+# %% ../nbs/1_foundations/09_reranking.ipynb #5ff6d4b6
+class _Shortlists:
+    """For every image the k largest keys it has met so far, and with whom: `key` and `item` [n, k], largest first."""
+
+    def __init__(self, n: int, k: int, kind: np.dtype):
+        self.key, self.item = np.full((n, k), -np.inf, kind), np.zeros((n, k), np.int32)
+        self.waiting, self.count = [], 0  # triples of arrays, and how many pairs they hold
+
+    def offer(self, image: np.ndarray, item: np.ndarray, key: np.ndarray) -> None:
+        """Let pairs wait if their key beats the image's k-th; items of an image must come in ascending order from call to call."""
+        better = key > self.key[image, -1]
+        self.waiting.append((image[better], item[better], key[better]))
+        self.count += len(self.waiting[-1][0])
+
+    def settle(self, pool: ThreadPoolExecutor) -> None:
+        """Sort in all that wait."""
+        image, item, key = (np.concatenate(column) for column in zip(*self.waiting))
+        found = scipy.sparse.csr_matrix((key, (image, item)), shape=(len(self.key), len(self.key)))
+        list(pool.map(lambda low: self._merge(found, low, min(low + 256, len(self.key))), range(0, len(self.key), 256)))
+        self.waiting, self.count = [], 0
+
+    def _merge(self, found: scipy.sparse.csr_matrix, low: int, high: int) -> None:
+        """Sort the newcomers of images low..high in."""
+        k, ends = self.key.shape[1], found.indptr[low:high + 1]
+        count, here = np.diff(ends), slice(ends[0], ends[-1])
+        place = np.repeat(np.arange(high - low), count), k + np.arange(here.start, here.stop) - np.repeat(ends[:-1], count)
+        key, item = (np.pad(a[low:high], ((0, 0), (0, count.max())), constant_values=b) for a, b in ((self.key, -np.inf), (self.item, 0)))
+        key[place], item[place] = found.data[here], found.indices[here]
+        order = np.argsort(-key, axis=1, kind="stable")[:, :k]
+        self.key[low:high], self.item[low:high] = np.take_along_axis(key, order, 1), np.take_along_axis(item, order, 1)
+
+# %% ../nbs/1_foundations/09_reranking.ipynb #518e2ebb
+_Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, item and key of each pair
 
 
+def _best_pairs(keys: np.ndarray, image: int, item: int, k: int) -> _Pairs:
+    """The k largest keys of each row; images are counted from `image` by row, items from `item` by column."""
+    found = largest(keys, min(k, keys.shape[1]))
+    return np.repeat(np.arange(image, image + len(keys)), found.shape[1]), (item + found).ravel(), np.take_along_axis(keys, found, 1).ravel()
+
+
+def _better_pairs(keys: np.ndarray, floor: np.ndarray, image: int, item: int) -> _Pairs:
+    """The keys above their column's floor; images are counted from `image` by column, items from `item` by row."""
+    row, column = np.divmod(np.flatnonzero(keys > floor), max(1, keys.shape[1]))
+    return image + column, item + row, keys[row, column]
+
+
+def _offers(keys: np.ndarray, start: int, stop: int, lists: _Shortlists, pool: ThreadPoolExecutor) -> list[_Pairs]:
+    """Pairs worth offering among keys of rows start..stop and columns start..n, found on threads a few rows at a time."""
+    n, k = lists.key.shape
+    floor, stripe = lists.key[stop:, -1].copy(), lambda a: keys[a - start:a - start + 32]
+    rows = list(pool.map(lambda a: _best_pairs(stripe(a), a, start, k), range(start, stop, 32)))
+    if start: return rows + list(pool.map(lambda a: _better_pairs(stripe(a)[:, stop - start:], floor, stop, a), range(start, stop, 32)))
+    return rows + list(pool.map(lambda a: _best_pairs(np.ascontiguousarray(keys[:, a:a + 512].T), a, 0, k), range(stop, n, 512)))
+
+# %% ../nbs/1_foundations/09_reranking.ipynb #fefbcdfb
+def _keep(kept: np.ndarray | None, keys: torch.Tensor, start: int, left: int) -> None:
+    """Copy keys of the first len(kept) images to all others from a block of rows from `start` and columns from `left`."""
+    if kept is not None and start < len(kept): kept[start:start + len(keys)] = keys[:len(kept) - start, len(kept) - left:].cpu().numpy()
+
+
+def _keys(features: torch.Tensor, half: torch.Tensor | None, rows: slice, columns: slice) -> torch.Tensor:
+    """Keys x'y - |x|²/2 - |y|²/2 of some images to others; without the lengths where half is None."""
+    keys = products(features[rows], features[columns])
+    return keys if half is None else keys.sub_(half[columns]).sub_(half[rows, None])
+
+
+def _nearest_on_device(features: torch.Tensor, half: torch.Tensor | None, k: int, kept: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` by whole rows and torch's top-k, which breaks ties in any order."""
+    index, lowest, step = [], [], max(128, _BLOCK // (len(features) * features.element_size()))
+    for start in range(0, len(features), step):
+        keys = _keys(features, half, slice(start, start + step), slice(None))
+        _keep(kept, keys, start, 0)
+        index.append(keys.topk(k, dim=1).indices.int().cpu()), lowest.append(keys.amin(1).cpu())
+    return torch.cat(index).numpy(), torch.cat(lowest).numpy()
+
+# %% ../nbs/1_foundations/09_reranking.ipynb #b7ea5456
 def nearest(
     features: torch.Tensor,  # [n, dimensions]
-    half: torch.Tensor | None,  # half the squared length of each, [n]; None: all have the same length
+    half: torch.Tensor | None,  # half the squared length of each, [n]; None: all have the same length, which is left out of the keys
     k: int,  # how many, each image itself included
+    kept: np.ndarray | None = None,  # [m, n - m] to be filled with the keys of the first m images to all others
 ) -> tuple[np.ndarray, np.ndarray]:  # int32 [n, k] nearest first, equal ones in ascending index; float [n] smallest key of each row
-    """The k nearest images of every image, and the key x'y - |y|²/2 of its farthest."""
-    n = len(features)
-    rows = max(128, _BLOCK // (n * features.element_size()))
-    index, lowest = np.empty((n, k), np.int32), torch.empty(n, dtype=features.dtype)
+    """The k nearest images of every image, and the key x'y - |x|²/2 - |y|²/2 of its farthest."""
+    if features.device.type != "cpu": return _nearest_on_device(features, half, k, kept)
+    n, start = len(features), 0
+    lists, lowest = _Shortlists(n, k, features.numpy().dtype), torch.full((n,), torch.inf, dtype=features.dtype)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for start in range(0, n, rows):
-            keys = products(features[start:start + rows], features)
-            if half is not None: keys.sub_(half)
-            lowest[start:start + rows] = keys.amin(1)
-            index[start:start + rows] = _top(keys, k, pool)
-    return index, lowest.numpy()
+        while start < n:
+            rows = _BLOCK // ((n - start) * features.element_size())
+            stop = min(n, start + (max(128, rows) if start else max(16 * k, 4 * rows)))
+            keys = _keys(features, half, slice(start, stop), slice(start, None))
+            for part, low in ((slice(start, stop), keys.amin(1)), (slice(start, n), keys.amin(0))): lowest[part] = torch.minimum(lowest[part], low)
+            for pairs in _offers(keys.numpy(), start, stop, lists, pool): lists.offer(*pairs)
+            _keep(kept, keys, start, start)
+            start = stop
+            if lists.count > n * k or start == n: lists.settle(pool)
+    return lists.item, lowest.numpy()
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #9b49ce34
+def _on_threads(work: Callable[[int], np.ndarray], starts: range) -> list[np.ndarray]:
+    """What `work` gives for each start, computed on as many threads as torch uses."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool: return list(pool.map(work, starts))
+
+
 def _mutual(
     near: np.ndarray,  # int [n, at least k]: nearest images
     k: int,  # how many of them to look at
@@ -83,17 +163,20 @@ def reciprocal_sets(
     """The expanded k-reciprocal sets of all images."""
     n = len(near)
     full, half = _mutual(near, min(k1 + 1, n), -1), _mutual(near, min(int(np.around(k1 / 2)) + 1, n), -2)
-    size, codes = (half >= 0).sum(1), []
-    for start in range(0, n, 1024):
-        core = full[start:start + 1024]  # rows x k
+    size = (half >= 0).sum(1)
+
+    def grown(start: int) -> np.ndarray:
+        """The sets of 512 images as sorted codes image * n + member."""
+        core = full[start:start + 512]  # rows x k
         friends = half[core]  # rows x k x h; where core is absent, the row is not used
         shared = np.zeros(friends.shape, bool)
         for a in range(core.shape[1]): shared |= friends == core[:, a, None, None]
         invited = (core >= 0) & (3 * shared.sum(2) > 2 * size[core])
         i = np.arange(start, start + len(core), dtype=np.int64)[:, None]
-        grown = (i[:, :, None] * n + friends)[invited[:, :, None] & (friends >= 0)]
-        codes.append(np.unique(np.concatenate([(i * n + core)[core >= 0], grown])))
-    return np.divmod(np.concatenate(codes), n)
+        more = (i[:, :, None] * n + friends)[invited[:, :, None] & (friends >= 0)]
+        return np.unique(np.concatenate([(i * n + core)[core >= 0], more]))
+
+    return np.divmod(np.concatenate(_on_threads(grown, range(0, n, 512))), n)
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #38f43edc
 def _pair_products(
@@ -102,8 +185,8 @@ def _pair_products(
     item: np.ndarray,  # the other [pairs]
 ) -> np.ndarray:  # [pairs]
     """Inner products of listed pairs, a thousand at a time."""
-    parts = [np.einsum("ij,ij->i", x[row[s:s + 1024]], x[item[s:s + 1024]]) for s in range(0, len(row), 1024)]
-    return np.concatenate(parts)
+    part = lambda s: np.einsum("ij,ij->i", x[row[s:s + 1024]], x[item[s:s + 1024]])
+    return np.concatenate(_on_threads(part, range(0, len(row), 1024)))
 
 
 def _weights(
@@ -125,17 +208,16 @@ def _weights(
 def _common(
     v: scipy.sparse.csr_matrix,  # weights of some queries [rows, n]
     columns: scipy.sparse.csc_matrix,  # weights of the gallery [gallery, n], by column
-) -> tuple[np.ndarray, np.ndarray]:  # positions in the flattened [rows, gallery] matrix; sums of minima there
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # row, gallery image, sum of minima
     """Sums of minima of weight vectors, where they are not zero."""
-    rows, gallery = v.shape[0], columns.shape[0]
     first = columns.indptr[v.indices].astype(np.int64)
     count = columns.indptr[v.indices + 1] - first
-    at = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    ends = np.concatenate([[0], np.cumsum(count)])
+    at = np.arange(ends[-1]) + np.repeat(first - ends[:-1], count)
     both = np.minimum(np.repeat(v.data, count), columns.data[at])
-    where = np.repeat(np.repeat(np.arange(rows), np.diff(v.indptr)) * gallery, count) + columns.indices[at]
-    sums = np.bincount(where, both, rows * gallery)
-    found = np.flatnonzero(sums)
-    return found, sums[found]
+    sums = scipy.sparse.csr_matrix((both, columns.indices[at], ends[v.indptr]), shape=(v.shape[0], columns.shape[0]))
+    sums.sum_duplicates()
+    return np.repeat(np.arange(v.shape[0]), np.diff(sums.indptr)), sums.indices, sums.data
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #6a8e0676
 def _together(query, gallery) -> torch.Tensor:
@@ -145,6 +227,18 @@ def _together(query, gallery) -> torch.Tensor:
     if query.shape[1] != gallery.shape[1]: raise ValueError(f"query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}")
     kind = torch.promote_types(query.dtype, gallery.dtype)
     return torch.cat([query.to(gallery.device, kind), gallery.to(kind)])
+
+# %% ../nbs/1_foundations/09_reranking.ipynb #8cba517e
+def _encode(features: torch.Tensor, half: torch.Tensor | None, k1: int, k2: int, kept: np.ndarray | None) -> tuple[np.ndarray, scipy.sparse.csr_matrix]:
+    """The largest distance of each image [n], and the weight vectors of all [n, n]."""
+    n, x = len(features), features.cpu().numpy()
+    half_length, k2 = np.full(n, 0.5, x.dtype) if half is None else half.cpu().numpy(), min(k2, n)
+    near, lowest = nearest(features, half, min(max(k1 + 1, k2), n), kept)
+    tiny = 8 * np.finfo(x.dtype).eps * max(half_length.max(), np.finfo(x.dtype).tiny)
+    farthest = np.maximum((2 if half is None else 0) - 2 * lowest, tiny)
+    row, item = reciprocal_sets(near, k1)
+    distance = np.maximum(2 * (half_length[row] + half_length[item] - _pair_products(x, row, item)), 0) / farthest[row]
+    return farthest, _weights(near, row, item, distance, k2)
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #445b389b
 class KReciprocal:
@@ -158,36 +252,33 @@ class KReciprocal:
         k2: int = 6,  # images of the local query expansion; 1: none
         lam: float = 0.3,  # weight of the original distance, in 0..1
         metric: str = "cosine",  # original distance: squared Euclidean of L2-normalised features ("cosine") or of features as they are ("euclidean")
+        kept: np.ndarray | None = None,  # [queries, gallery] to be filled with `keys` on the way
     ):
         """Encode all images once; a ValueError names features or parameters that will not do."""
         choose(metric, ["cosine", "euclidean"], "metric")
         if k1 < 1 or k2 < 1 or not 0 <= lam <= 1: raise ValueError(f"k1 and k2 must be at least 1 and lam in 0..1, not {k1}, {k2}, {lam}")
         self.lam, self.shape, self.features = lam, (len(query), len(gallery)), _together(query, gallery)
         if metric == "cosine": torch.nn.functional.normalize(self.features, dim=1, out=self.features)
-        self._encode(k1, k2, same_length=metric == "cosine")
-
-    def _encode(self, k1: int, k2: int, same_length: bool) -> None:
-        """Find the neighbours, the sets and the weights."""
-        x, n = self.features, len(self.features)
-        self.half = torch.full((n,), 0.5, dtype=x.dtype) if same_length else (x.square().sum(1) / 2).cpu()
-        half, k2 = self.half.numpy(), min(k2, n)
-        near, lowest = nearest(x, None if same_length else self.half.to(x.device), min(max(k1 + 1, k2), n))
-        tiny = 8 * np.finfo(half.dtype).eps * max(half.max(), np.finfo(half.dtype).tiny)
-        self.farthest = np.maximum(2 * (half + (0.5 if same_length else 0) - lowest), tiny)  # largest distance of each row
-        row, item = reciprocal_sets(near, k1)
-        distance = np.maximum(2 * (half[row] + half[item] - _pair_products(x.cpu().numpy(), row, item)), 0) / self.farthest[row]
-        v = _weights(near, row, item, distance, k2)
+        self.half = None if metric == "cosine" else self.features.square().sum(1) / 2
+        self.farthest, v = _encode(self.features, self.half, k1, k2, kept)
+        self.twice = 2.0 if self.half is None else 0.0  # what the keys leave out of the squared distances
         self.weights, self.columns = v[:self.shape[0]], v[self.shape[0]:].tocsc()
+
+    def keys(self, start: int, stop: int) -> np.ndarray:  # [stop - start, gallery], the features' precision
+        """Keys of queries start..stop to the gallery: the larger, the nearer in the original distance."""
+        return _keys(self.features, self.half, slice(start, stop), slice(self.shape[0], None)).cpu().numpy()
+
+    def finish(self, keys: np.ndarray, start: int) -> np.ndarray:  # [rows, gallery], the same array
+        """Turn the keys of queries from `start` on into re-ranked distances, in place."""
+        block, scale = torch.from_numpy(keys), torch.as_tensor(2 * self.lam / self.farthest[start:start + len(keys), None])
+        block.mul_(-scale).add_(self.twice / 2 * scale + 1 - self.lam)
+        row, item, common = _common(self.weights[start:start + len(keys)], self.columns)
+        keys[row, item] -= (1 - self.lam) * common / (2 - common)
+        return keys
 
     def __call__(self, start: int, stop: int) -> np.ndarray:  # [stop - start, gallery], the features' precision
         """Re-ranked distances of queries start..stop to the gallery."""
-        queries, scale = self.shape[0], torch.as_tensor(2 * self.lam / self.farthest[start:stop])
-        block = products(self.features[start:stop] * -scale[:, None].to(self.features.device), self.features[queries:]).cpu()
-        block.add_((self.half[start:stop] * scale + 1 - self.lam)[:, None]).addr_(scale, self.half[queries:])
-        where, common = _common(self.weights[start:stop], self.columns)
-        distances = block.numpy()
-        distances.reshape(-1)[where] -= (1 - self.lam) * common / (2 - common)
-        return distances
+        return self.finish(self.keys(start, stop), start)
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #f3cf0991
 def rerank(
@@ -200,11 +291,9 @@ def rerank(
     out: np.ndarray | None = None,  # [queries, gallery] to write to, e.g. a memory map; None: a new array
 ) -> np.ndarray:  # [queries, gallery], smaller = nearer
     """The whole matrix of re-ranked distances; a ValueError names features or parameters that will not do."""
-    rows = KReciprocal(query, gallery, k1, k2, lam, metric)
-    if out is None: out = np.empty(rows.shape, rows.farthest.dtype)
-    if out.shape != rows.shape: raise ValueError(f"out has shape {out.shape}, not {rows.shape}")
-    step = max(1, 2**24 // (8 * rows.shape[1]))
-    for start in range(0, rows.shape[0], step):
-        stop = min(start + step, rows.shape[0])
-        out[start:stop] = rows(start, stop)
+    query, gallery = as_features(query, "query"), as_features(gallery, "gallery")
+    if out is None: out = torch.empty(len(query), len(gallery), dtype=torch.promote_types(query.dtype, gallery.dtype)).numpy()
+    if out.shape != (len(query), len(gallery)): raise ValueError(f"out has shape {out.shape}, not {(len(query), len(gallery))}")
+    rows, step = KReciprocal(query, gallery, k1, k2, lam, metric, kept=out), max(1, _BLOCK // (8 * max(1, len(gallery))))
+    for start in range(0, len(out), step): rows.finish(out[start:start + step], start)
     return out

@@ -158,9 +158,44 @@ def test_features_on_a_gpu():
     np.testing.assert_allclose(rerank(torch.tensor(query).cuda(), torch.tensor(gallery).cuda()), dense(query, gallery), atol=1e-11)
 
 
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+@pytest.mark.parametrize("order", ["random", "rising", "falling", "two crowds"])
+@pytest.mark.parametrize("k", [1, 5, 21])
+def test_half_of_the_products_gives_the_same_lists(monkeypatch, levels, order, k):
+    """Whole numbers, so that keys are exact and many are tied; orders in which newcomers are ever nearer, ever farther, or come from another place."""
+    monkeypatch.setattr(reranking, "_BLOCK", 1)  # blocks of 16 k, then of 128 rows
+    rng = np.random.default_rng(levels)
+    x = rng.integers(0, levels, (700, 3)).astype(float)
+    if order == "two crowds": x[400:] += 10 * levels
+    elif order != "random": x = x[np.argsort(x.sum(1) if order == "rising" else -x.sum(1), kind="stable")]
+    key = -((x[:, None] - x) ** 2).sum(2) / 2
+    kept = np.empty((450, 250))
+    found, lowest = nearest(torch.tensor(x), torch.tensor(x).square().sum(1) / 2, k, kept)
+    np.testing.assert_array_equal(found, np.argsort(-key, axis=1, kind="stable")[:, :k])
+    np.testing.assert_array_equal(lowest, key.min(1)), np.testing.assert_array_equal(kept, key[:450, 450:])
+
+
+def test_the_way_of_a_gpu_gives_the_same_lists(monkeypatch):
+    monkeypatch.setattr(reranking, "_BLOCK", 1)
+    x = torch.randn(300, 8, dtype=torch.float64)
+    for half in (None, x.square().sum(1) / 2):
+        a, b = np.empty((2, 200, 100))
+        ours, theirs = nearest(x, half, 9, a), reranking._nearest_on_device(x, half, 9, b)
+        np.testing.assert_array_equal(ours[0], theirs[0]), np.testing.assert_allclose(ours[1], theirs[1]), np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_out_may_be_any_array(tmp_path):
+    query, gallery = clustered(4)
+    whole = rerank(query, gallery)
+    mapped = np.memmap(tmp_path / "d", np.float32, "w+", shape=whole.shape)
+    for out in (np.empty(whole.shape, order="F"), np.empty((7, 80))[:, ::2], mapped):
+        assert rerank(query, gallery, out=out) is out
+        np.testing.assert_allclose(out, whole, atol=1e-6)
+
+
 def test_nearest_with_lengths_is_euclidean():
     x = torch.randn(50, 4, dtype=torch.float64)
     found, lowest = nearest(x, x.square().sum(1) / 2, 9)
     d = torch.cdist(x, x)
     np.testing.assert_array_equal(found, d.argsort(1)[:, :9])
-    np.testing.assert_allclose(x.square().sum(1).numpy() - 2 * lowest, d.numpy().max(1) ** 2, atol=1e-9)
+    np.testing.assert_allclose(-2 * lowest, d.numpy().max(1) ** 2, atol=1e-9)
