@@ -13,41 +13,62 @@ from .structure import ConvBlock, ResidualBlock
 from ..scales import choose
 
 # %% auto #0
-__all__ = ['GAN_KINDS', 'PatchDiscriminator', 'MultiScaleDiscriminator', 'discriminator_loss', 'generator_loss',
-           'gradient_penalty']
+__all__ = ['GAN_KINDS', 'PatchDiscriminator', 'halve', 'MultiScaleDiscriminator', 'precise', 'discriminator_loss',
+           'generator_loss', 'gradient_penalty']
 
-# %% ../../nbs/2_dgnet/04_discriminator.ipynb #0420cf2b
+# %% ../../nbs/2_dgnet/04_discriminator.ipynb #5098a810
 class PatchDiscriminator(nn.Module):
-    """One scale of D (DG-Net, Table 8): a verdict for each 4x4 patch; no normalisation."""
+    """One scale of D (DG-Net, Table 8): a verdict for each 4x4 cell, without normalisation."""
 
-    def __init__(self, width: int = 32, blocks: int = 4):  # channels of the first convolution; residual blocks
+    def __init__(
+        self,
+        width: int = 32,  # channels of the first convolution
+        blocks: int = 4,  # residual blocks
+    ):
         super().__init__()
         w = width
-        self.layers = nn.Sequential(ConvBlock(3, w, 1), ConvBlock(w, w), ConvBlock(w, w, stride=2), ConvBlock(w, w), ConvBlock(w, 2 * w, stride=2),
-                                    *[ResidualBlock(2 * w) for _ in range(blocks)], ConvBlock(2 * w, 1, 1, act=False))
+        self.layers = nn.Sequential(
+            ConvBlock(3, w, 1), ConvBlock(w, w), ConvBlock(w, w, stride=2), ConvBlock(w, w), ConvBlock(w, 2 * w, stride=2),
+            *[ResidualBlock(2 * w) for _ in range(blocks)], ConvBlock(2 * w, 1, 1, act=False))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W, normalised -> B x 1 x H/4 x W/4
         return self.layers(images)
+
+# %% ../../nbs/2_dgnet/04_discriminator.ipynb #07d30caa
+def halve(
+    images: torch.Tensor,  # B x C x H x W
+) -> torch.Tensor:  # B x C x ceil(H/2) x ceil(W/2)
+    """Half the resolution: 3x3 averages at every second pixel, padding not counted."""
+    return F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
 
 
 class MultiScaleDiscriminator(nn.Module):
     """D: the same network thrice, without shared weights, on the image, its half and its quarter."""
 
-    def __init__(self, width: int = 32, blocks: int = 4, scales: int = 3):  # see `PatchDiscriminator`; resolutions
+    def __init__(
+        self,
+        width: int = 32,  # channels of each network's first convolution
+        blocks: int = 4,  # residual blocks of each
+        scales: int = 3,  # resolutions
+    ):
         super().__init__()
         self.scales = nn.ModuleList([PatchDiscriminator(width, blocks) for _ in range(scales)])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:  # B x 3 x H x W -> per scale B x 1 x h x w
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:  # B x 3 x H x W, normalised -> per scale B x 1 x h x w
+        """A map of verdicts for each resolution. ValueError for images too small for the coarsest."""
+        least = 4 * 2 ** (len(self.scales) - 1) + 1
+        if min(images.shape[-2:]) < least:
+            raise ValueError(f"D with {len(self.scales)} scales needs images of at least {least} pixels a side, got {tuple(images.shape[-2:])}: use larger images or fewer scales")
         verdicts = []
         for n, scale in enumerate(self.scales):
-            images = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False) if n else images
+            images = halve(images) if n else images
             verdicts.append(scale(images))
         return verdicts
 
-# %% ../../nbs/2_dgnet/04_discriminator.ipynb #cde517d8
+# %% ../../nbs/2_dgnet/04_discriminator.ipynb #cf1823cc
 GAN_KINDS = {  # (loss of D on real, loss of D on generated, loss of G on generated), each of a map of verdicts
     "lsgan": (lambda d: (d - 1) ** 2, lambda d: d ** 2, lambda d: 2 * (d - 1) ** 2),
     "log": (lambda d: F.softplus(-d), F.softplus, lambda d: F.softplus(-d)),
@@ -55,25 +76,36 @@ GAN_KINDS = {  # (loss of D on real, loss of D on generated, loss of G on genera
 }
 
 
+def precise(values: torch.Tensor) -> torch.Tensor:  # any tensor of floats
+    """The values in 32 bits or more: a loss is never computed in half precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def discriminator_loss(
     real: list[torch.Tensor],  # verdicts on real images, per scale
     fake: list[torch.Tensor],  # verdicts on generated images, per scale
     kind: str = "lsgan",  # one of `GAN_KINDS`
-) -> torch.Tensor:  # scalar, summed over scales
-    """What D minimises (DG-Net eq. 7 for "log")."""
+) -> torch.Tensor:  # scalar, mean over verdicts, summed over scales
+    """What D minimises (DG-Net eq. 7 for "log"). ValueError for an unknown kind."""
     on_real, on_fake, _ = GAN_KINDS[choose(kind, GAN_KINDS, "GAN loss")]
-    return sum(on_real(r.float()).mean() + on_fake(f.float()).mean() for r, f in zip(real, fake))
+    return sum(on_real(precise(r)).mean() + on_fake(precise(f)).mean() for r, f in zip(real, fake, strict=True))
 
 
-def generator_loss(fake: list[torch.Tensor], kind: str = "lsgan") -> torch.Tensor:  # verdicts on generated images; one of `GAN_KINDS`
-    """What G minimises; summed over scales."""
-    return sum(GAN_KINDS[choose(kind, GAN_KINDS, "GAN loss")][2](f.float()).mean() for f in fake)
+def generator_loss(
+    fake: list[torch.Tensor],  # verdicts on generated images, per scale
+    kind: str = "lsgan",  # one of `GAN_KINDS`
+) -> torch.Tensor:  # scalar, mean over verdicts, summed over scales
+    """What G minimises ("log" in the form that does not saturate). ValueError for an unknown kind."""
+    on_generated = GAN_KINDS[choose(kind, GAN_KINDS, "GAN loss")][2]
+    return sum(on_generated(precise(f)).mean() for f in fake)
 
-
+# %% ../../nbs/2_dgnet/04_discriminator.ipynb #1f16ade4
 def gradient_penalty(
-    verdicts: list[torch.Tensor],  # D's verdicts on real images
+    verdicts: list[torch.Tensor],  # D's verdicts on real images, per scale
     images: torch.Tensor,  # those images, B x 3 x H x W, that require a gradient
 ) -> torch.Tensor:  # scalar
-    """R1 (Mescheder et al., 2018): squared length of the verdicts' gradient at real images, summed over pixels and scales, averaged over the batch."""
-    slopes = [torch.autograd.grad(v.float().sum(), images, create_graph=True)[0] for v in verdicts]
-    return sum(slope.float().square().sum() for slope in slopes) / len(images)
+    """R1 (Mescheder et al., 2018): squared length of the gradient at real images of each scale's summed verdicts; summed over pixels and scales, averaged over images."""
+    if not images.requires_grad:
+        raise ValueError("R1 needs the gradient at the images: call images.requires_grad_() before showing them to D")
+    slopes = [torch.autograd.grad(precise(v).sum(), images, create_graph=True)[0] for v in verdicts]
+    return sum(precise(slope).square().sum() for slope in slopes) / len(images)
