@@ -7,359 +7,43 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..augmentation import Augmentation, denormalise
-from ..baseline import (BASELINE_SCALES, BaselineSettings, baseline_settings, baseline_spec, data_spec, evaluate_features, load_network, nearest,
-                           open_data, some_queries)
+from ..augmentation import denormalise
 from ..backbones import ReIDNetwork
+from ..baseline import (BaselineSettings, baseline_settings, baseline_spec, data_spec, evaluate_features, load_network, nearest, open_data,
+                           some_queries)
 from .appearance import AppearanceEncoder
 from .decoder import Decoder
-from .discriminator import MultiScaleDiscriminator
-from .losses import GENERATOR_TERMS, RECIPES, TERMS, Generated, Networks, Recipe, Views, all_terms, critic_terms, generate, loss_weights, total
+from .losses import TERMS, Networks
+from .step import (DGNET_SCALES, DGNetSettings, JointStep, TwoStreams, average_gradients, dgnet_settings, make_networks,
+                             make_optimizers)
 from .structure import StructureEncoder
 from .teacher import Teacher
 from ..resuming import undisturbed
 from ..retrieval import RetrievalResult, join_parts
 from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
 from ..safe_files import write_bytes
-from ..sampling import ImageCache, test_batches, train_loader
-from ..scales import SCALES, choose, numpy_generator, seed_everything
+from ..sampling import test_batches
+from ..scales import seed_everything
 from ..training import Loop, fit, lr_scheduler, make_fabric, steps
 from ..worlds import ReIDSet, World, decode_image, encode_jpeg
 
 # %% auto #0
-__all__ = ['DGNET_SCALES', 'DGNET_VERSION', 'DGNetSettings', 'dgnet_settings', 'make_networks', 'TwoStreams', 'make_optimizers',
-           'JointStep', 'average_gradients', 'DGNet', 'extract_both', 'evaluate_dgnet', 'teacher_settings',
-           'dgnet_spec', 'settings_of', 'make_teacher', 'start_networks', 'SampleSheets', 'sample_donors',
-           'train_dgnet', 'can_be_evaluated', 'train_dgnet_run', 'load_dgnet', 'sample_sheets']
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #06577280
-@dataclass(frozen=True)
-class DGNetSettings:
-    """All that decides a DG-Net besides data, teacher and seed; the defaults are the published values."""
-    backbone: str = "resnet50"  # of E_a, any ResNet of timm
-    truncate: int = 0  # last stages of E_a dropped, 0..3
-    weights: str = ""  # first 12 digits of the SHA-256 of the ImageNet weight file; "" = from scratch
-    parts: int = 4  # stripes of the appearance code
-    dim: int = 512  # length of f_prim and of f_fine
-    dropout: tuple[float, float] = (0.5, 0.75)  # before the two classifiers
-    structure_width: int = 16  # first channels of E_s; the map has 8 times as many
-    structure_inputs: int = 1  # 1: grey; 3: colour, to see why not
-    dilations: tuple[int, ...] = (3, 6, 9)  # of the pyramid in E_s
-    blocks: int = 4  # residual blocks of E_s, of G and of each scale of D
-    hidden: int = 512  # width of the style MLPs
-    critic_width: int = 32  # first channels of D
-    upsampling: str = "phases"  # of G, "direct" or "phases"
-    height: int = 256  # image height in pixels
-    width: int = 128  # image width in pixels
-    flip: float = 0.5  # probability of mirroring
-    pad: int = 10  # padding before the random crop, in pixels at 256 rows
-    erase: float = 0.5  # probability of erasing, for identification only
-    batch: int = 8  # images of a and of b
-    iterations: int = 100_000
-    backbone_lr: float = 0.002  # of E_a's ResNet, SGD
-    head_lr: float = 0.02  # of E_a's heads
-    lr: float = 1e-4  # of E_s, G and D, Adam
-    betas: tuple[float, float] = (0.0, 0.999)  # of Adam
-    weight_decay: float = 5e-4  # of all
-    start_from_teacher: bool = False  # E_a's ResNet starts with the teacher's weights
-    decay_at: tuple[float, ...] = (0.6, 0.9)  # shares of the training after which all rates are divided by ten
-    recipe: Recipe = field(default_factory=Recipe)  # the switches
-    loss_kind: str = "released"  # whose weights: "released" or "paper"
-    warmup_start: int = 30_000  # iteration at which the late losses begin to rise
-    warmup_slope: float = 0.0005  # rise of a weight per iteration
-    image: float = 5.0  # lambda_img
-    judged: float = 0.5  # lambda_id
-    prim: float = 2.0  # lambda_prim at its end
-    alpha: float = 0.2  # lambda_fine / lambda_prim
-    code: float = 1.0  # of the code losses at their end
-    cycle: float = 2.0  # of the image cycle at its end
-    adversarial: float = 1.0  # of the GAN loss
-    r1: float = 0.01  # of the gradient penalty
-
-    def __post_init__(self):
-        object.__setattr__(self, "recipe", self.recipe if isinstance(self.recipe, Recipe) else Recipe(**self.recipe))
-        for name, kind in (("dropout", float), ("dilations", int), ("betas", float), ("decay_at", float)):  # a run's key has lists and whole numbers
-            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
-        for name in ("iterations", "batch", "dim", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.batch < 2:
-            raise ValueError("batch must be at least 2: batch normalisation has no statistics of one image")
-        if self.height % 4 or self.width % 4:
-            raise ValueError(f"images of {self.height}x{self.width} cannot be painted: height and width must be multiples of 4")
-        if max(self.dilations) >= min(self.size) // 4:
-            raise ValueError(f"dilations {self.dilations} are too wide for the {self.height // 4}x{self.width // 4} structure map: use e.g. (1, 2, 3)")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Image size as (height, width)."""
-        return self.height, self.width
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether E_a learns from generated people, so that somebody must say who they are."""
-        return self.recipe.feed != "off" and self.prim > 0 or self.start_from_teacher
-
-    @property
-    def loss_weights(self):
-        """A schedule for each loss."""
-        return loss_weights(self.loss_kind, self.warmup_start, self.warmup_slope, self.image, self.judged, self.prim, self.alpha, self.code,
-                            self.cycle, self.adversarial)
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #5d24bcf7
-DGNET_SCALES = {
-    "smoke": {"backbone": "resnet10t", "truncate": 2, "dim": 32, "structure_width": 4, "dilations": (1, 2, 3), "blocks": 4, "hidden": 32, "critic_width": 8,
-              "upsampling": "direct", "height": 64, "width": 32, "batch": 4, "iterations": 12, "backbone_lr": 0.02, "lr": 5e-4, "warmup_start": 6, "warmup_slope": 1.0},
-    "laptop": {"backbone": "resnet10t", "truncate": 1, "dim": 512, "structure_width": 8, "dilations": (1, 2, 3), "hidden": 128, "critic_width": 16,
-               "upsampling": "direct", "height": 64, "width": 32, "iterations": 3000, "backbone_lr": 0.02, "lr": 5e-4, "warmup_start": 900, "warmup_slope": 2 / 120},
-    "gpu": {"backbone_lr": 0.02},
-    "paper": {},
-}
-
-
-def dgnet_settings(
-    scale: str = "smoke",  # one of `SCALES`
-    variant: str = "released",  # one of `RECIPES`
-    **changes,  # any field of `DGNetSettings` or of `Recipe`
-) -> DGNetSettings:
-    """The settings of a recipe at a scale; a ValueError lists the valid names."""
-    own, switches = ([field.name for field in fields(kind)] for kind in (DGNetSettings, Recipe))
-    for name in changes:
-        choose(name, own + switches, "DG-Net setting")
-    chosen = replace(RECIPES[choose(variant, RECIPES, "recipe")], **{k: v for k, v in changes.items() if k in switches})
-    rest = {k: v for k, v in changes.items() if k in own}
-    return DGNetSettings(**(DGNET_SCALES[choose(scale, SCALES, "scale")] | {"recipe": chosen, "loss_kind": variant} | rest))
+__all__ = ['DGNET_VERSION', 'make_teacher', 'start_networks', 'SampleSheets', 'sample_donors', 'train_dgnet', 'DGNet',
+           'extract_both', 'evaluate_dgnet', 'teacher_settings', 'dgnet_spec', 'settings_of', 'can_be_evaluated',
+           'train_dgnet_run', 'load_dgnet', 'sample_sheets']
 
 # %% ../../nbs/2_dgnet/06_joint.ipynb #9432d41a
-def make_networks(
-    settings: DGNetSettings,  # of the run
-    num_classes: int,  # K, identities in training
-    teacher: Teacher | None = None,  # labels the generated people
-    start: str | Path | None = None,  # local file of ImageNet weights of E_a's ResNet
-) -> Networks:
-    """E_a, E_s, G and D with fresh weights."""
-    appearance = AppearanceEncoder(num_classes, settings.backbone, settings.dim, settings.parts, settings.dropout, truncate=settings.truncate, weights=start)
-    structure = StructureEncoder(settings.structure_width, settings.blocks, settings.dilations, settings.structure_inputs)
-    decoder = Decoder(appearance.code_size, structure.channels, settings.blocks, settings.hidden, settings.upsampling)
-    return Networks(appearance, structure, decoder, MultiScaleDiscriminator(settings.critic_width, settings.blocks), teacher)
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #a536b6a3
-class TwoStreams:
-    """Batches of two loaders over the same images, independently shuffled: a and b."""
-
-    def __init__(
-        self,
-        source: ReIDSet,  # what to train on
-        settings: DGNetSettings,  # image size, augmentation, batch
-        seed: int = 0,  # of order and augmentation
-        world_size: int = 1,  # processes that share every batch
-        **options,  # rank, device: see `BatchLoader`
-    ):
-        each, rest = divmod(settings.batch, world_size)
-        if rest or each < 2:
-            raise ValueError(f"a batch of {settings.batch} cannot be shared by {world_size} processes: each needs the same number, at least 2")
-        images = ImageCache(source, source.train, settings.size)
-        augmentation = Augmentation(flip=settings.flip, pad=settings.pad, erase=settings.erase)
-        make = lambda n: train_loader(images, batch_size=each, sampler="pairs", augmentation=augmentation, erased="both", seed=2 * seed + n,
-                                      world_size=world_size, **options)
-        self.a, self.b = make(0), make(1)
-
-    def __len__(self) -> int:
-        return len(self.a)
-
-    def __iter__(self) -> Iterator[dict]:
-        others = iter(self.b)
-        for a in self.a:
-            yield {"a": a, "b": next(others)}
-        next(others, None)  # both epochs end together
-
-    def state_dict(self) -> dict:
-        """Both positions."""
-        return {"a": self.a.state_dict(), "b": self.b.state_dict()}
-
-    def load_state_dict(self, state: Mapping) -> None:
-        """Continue where `state` was taken."""
-        self.a.load_state_dict(state["a"])
-        self.b.load_state_dict(state["b"])
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #b9b811dd
-def make_optimizers(nets: Networks, settings: DGNetSettings) -> dict[str, torch.optim.Optimizer]:
-    """SGD for E_a, Adam for E_s and G, Adam for D."""
-    adam = lambda parameters: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
-    heads = [*nets.appearance.prim.parameters(), *nets.appearance.fine.parameters()]
-    groups = [{"params": list(nets.appearance.backbone.parameters()), "lr": settings.backbone_lr}, {"params": heads, "lr": settings.head_lr}]
-    return {"encoder": torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay),
-            "generator": adam([*nets.structure.parameters(), *nets.decoder.parameters()]), "critic": adam(nets.discriminator.parameters())}
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #5acba0f4
-class JointStep:
-    """One iteration: paint, teach D, then teach E_s, G and E_a."""
-
-    def __init__(
-        self,
-        settings: DGNetSettings,  # recipe and schedules
-        teacher: Teacher | None = None,  # labels the generated people, on the device of the training
-        seed: int = 0,  # of the coin
-    ):
-        self.settings, self.teacher, self.seed, self.schedules = settings, teacher, seed, settings.loss_weights
-
-    def coin(self, iteration: int) -> bool:
-        """Whether E_s learns from finished images at this iteration (else G through a frozen E_s)."""
-        return bool(numpy_generator("coin", self.seed, iteration).random() < 0.5)
-
-    def __call__(self, batch: Mapping, loop: Loop) -> dict[str, torch.Tensor]:  # two batches; where the networks are -> losses by name
-        nets = Networks(**loop.plain_modules, teacher=self.teacher)
-        weights = {name: schedule(loop.iteration) for name, schedule in self.schedules.items()}
-        views = Views.of(batch["a"], batch["b"])
-        made, critic = self.teach_critic(nets, views, loop)
-        return self.teach_others(nets, views, made, weights, loop) | critic
-
-    def teach_critic(self, nets: Networks, views: Views, loop: Loop) -> tuple[Generated, dict[str, torch.Tensor]]:
-        """Paint this iteration's people; one step of D on them and on the real ones."""
-        with loop.fabric.autocast():
-            made = generate(nets, views, self.settings.recipe)
-            terms = critic_terms(nets, views, made, self.settings.recipe)
-        self.update(loop, {"critic": terms["d"] + self.settings.r1 * terms["r1"]})
-        return made, terms
-
-    def teach_others(self, nets: Networks, views: Views, made: Generated, weights: Mapping[str, float], loop: Loop) -> dict[str, torch.Tensor]:
-        """One step of E_a, E_s and G on the same painted people, judged by the D that has just learned."""
-        recipe = self.settings.recipe
-        with loop.fabric.autocast():
-            terms = all_terms(nets, views, made, weights, recipe, self.coin(loop.iteration))
-        if recipe.decoupled:
-            rest = [name for name in TERMS if name not in GENERATOR_TERMS]
-            self.update(loop, {"encoder": total(terms, weights, rest), "generator": total(terms, weights, GENERATOR_TERMS)})
-        else:
-            self.update(loop, {("encoder", "generator"): total(terms, weights)})
-        return terms
-
-    def update(self, loop: Loop, losses: Mapping) -> None:
-        """Gradients of each loss for the weights of its own optimizers, averaged over processes; then the steps."""
-        names = [(key,) if isinstance(key, str) else key for key in losses]
-        for name in (n for group in names for n in group):
-            loop.optimizers[name].zero_grad(set_to_none=True)
-        for n, (group, loss) in enumerate(zip(names, losses.values())):
-            weights = [p for name in group for g in loop.plain_optimizers[name].param_groups for p in g["params"]]
-            loop.fabric.backward(loss, inputs=weights, retain_graph=n + 1 < len(losses))
-            average_gradients(loop.fabric, weights)
-        for name in (n for group in names for n in group):
-            loop.optimizers[name].step()
-
-
-def average_gradients(
-    fabric,  # from `make_fabric`
-    weights: list[torch.Tensor],  # whose gradients, the same on every process
-) -> None:
-    """The mean of each gradient over all processes."""
-    if fabric.world_size == 1:
-        return
-    mine = [p for p in weights if p.grad is not None]
-    flat = fabric.all_reduce(torch.cat([p.grad.flatten() for p in mine]), reduce_op="mean")
-    for p, mean in zip(mine, flat.split([p.numel() for p in mine])):
-        p.grad.copy_(mean.view_as(p))
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #beb0cae5
-class DGNet(nn.Module):
-    """What is kept of a training: E_a, E_s and G, to repaint people and to describe them."""
-
-    def __init__(self, appearance: AppearanceEncoder, structure: StructureEncoder, decoder: Decoder, settings: DGNetSettings):
-        super().__init__()
-        self.appearance, self.structure, self.decoder, self.settings = appearance, structure, decoder, settings
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    def swap(
-        self,
-        appearance_images: torch.Tensor,  # B x 3 x H x W, normalised: whose clothes
-        structure_images: torch.Tensor,  # B x 3 x H x W, normalised: whose body, pose and place
-    ) -> torch.Tensor:  # B x 3 x H x W, normalised, unbounded
-        """People of the second batch in the clothes of the first: G(a_i, s_j)."""
-        with undisturbed([self]):
-            return self.decoder(self.structure(structure_images), self.appearance.codes(appearance_images)).float()
-
-    def features(
-        self,
-        images: torch.Tensor,  # B x 3 x H x W, normalised
-        mirror: bool = True,  # add the mirrored image's features
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each B x dim, of length one
-        """The two features for retrieval."""
-        with undisturbed([self]):
-            return self.appearance.features(images, mirror)
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #59d96330
-def extract_both(
-    model: DGNet,
-    source: ReIDSet,  # where the images come from
-    records,  # which images, e.g. `source.gallery`
-    mirror: bool = True,  # add the mirrored images' features
-    batch_size: int = 128,  # images at a time
-) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each N x dim, float32, on the CPU
-    """Both features of images, in the order of the records."""
-    batches = test_batches(source, records, model.settings.size, batch_size, device=model.device)
-    prim, fine = zip(*(model.features(batch["image"], mirror) for batch in batches))
-    return torch.cat(prim).cpu(), torch.cat(fine).cpu()
-
-
-def evaluate_dgnet(
-    model: DGNet,
-    source: ReIDSet,  # whose query and gallery
-    beta: float = 0.5,  # weight of f_fine, on the query's side only
-) -> tuple[dict[str, RetrievalResult], np.ndarray]:  # results of "prim", "fine" and "both"; of both, each query's ten nearest
-    """Retrieval by f_prim, by f_fine, and by both: cos_prim + beta cos_fine."""
-    (q_prim, q_fine), (g_prim, g_fine) = (extract_both(model, source, records) for records in (source.query, source.gallery))
-    query, gallery = join_parts(q_prim, q_fine, weights=(1, beta)), join_parts(g_prim, g_fine)
-    results = {"prim": evaluate_features(q_prim, g_prim, source), "fine": evaluate_features(q_fine, g_fine, source),
-               "both": evaluate_features(query, gallery, source, metric="dot")}
-    return results, nearest(query, gallery, source)
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #d046fff9
-DGNET_VERSION = 1
-
-
-def teacher_settings(
-    settings: DGNetSettings,
-) -> BaselineSettings:
-    """The baseline that teaches a DG-Net unless another is given: that of the scale with the same image size, feature length and network."""
-    scales = [baseline_settings(scale) for scale in ("laptop", "smoke", "paper" if settings.weights else "gpu")]
-    alike = lambda one: (one.size == settings.size, one.dim == settings.dim, one.backbone == settings.backbone)
-    return replace(max(scales, key=alike), height=settings.height, width=settings.width, weights=settings.weights)
-
-
-def dgnet_spec(
-    source: ReIDSet,  # what to train on
-    settings: DGNetSettings,  # how
-    seed: int = 0,  # of weights, order, augmentation and coin
-    teacher: BaselineSettings | None = None,  # the teacher; default: `teacher_settings`
-) -> RunSpec:
-    """The name of a DG-Net run, to be asked of a `RunStore`; its teacher is part of it."""
-    if isinstance(source, World) and source.size != settings.size:
-        raise ValueError(f"the world has images of {source.size[0]}x{source.size[1]}, the settings ask for {settings.height}x{settings.width}")
-    of = baseline_spec(source, teacher or teacher_settings(settings), seed).as_dict() if settings.needs_teacher else None
-    return RunSpec("dgnet", DGNET_VERSION, asdict(settings) | {"teacher": of}, data_spec(source), seed)
-
-
-def settings_of(spec: RunSpec) -> DGNetSettings:  # of a DG-Net run
-    """The settings of a run; a RunStoreError if it is no DG-Net run."""
-    if spec.recipe != "dgnet":
-        raise RunStoreError(f"{spec.name} is a run of recipe {spec.recipe!r}, not of 'dgnet': ask for one with dgnet_spec")
-    return DGNetSettings(**{name: value for name, value in spec.as_dict()["settings"].items() if name != "teacher"})
-
-# %% ../../nbs/2_dgnet/06_joint.ipynb #3b73c873
 def make_teacher(
     network: ReIDNetwork | None,  # a trained baseline
-    settings: DGNetSettings,
+    settings: DGNetSettings,  # whether one is needed, and its batch statistics
     source: ReIDSet,  # what it shall teach about
 ) -> Teacher | None:
     """The teacher of a training, None if it has none; a ValueError if it is missing or knows other people."""
@@ -373,11 +57,11 @@ def make_teacher(
                          "train the teacher on the same images")
     return teacher
 
-
+# %% ../../nbs/2_dgnet/06_joint.ipynb #a536b6a3
 def start_networks(
-    settings: DGNetSettings,
-    num_classes: int,  # K
-    teacher: Teacher | None,
+    settings: DGNetSettings,  # of the run
+    num_classes: int,  # K, identities in training
+    teacher: Teacher | None,  # as from `make_teacher`
 ) -> Networks:
     """Networks at the start of a training: fresh, with ImageNet weights, or with the teacher's; a RunStoreError when those are not here."""
     path = os.environ.get(f"DGNB_WEIGHTS_{settings.weights}") if settings.weights else None
@@ -391,7 +75,7 @@ def start_networks(
         nets.appearance.backbone.load_state_dict(given)
     return nets
 
-# %% ../../nbs/2_dgnet/06_joint.ipynb #f045f329
+# %% ../../nbs/2_dgnet/06_joint.ipynb #b9b811dd
 class _Identity:
     """Settings that travel with a checkpoint, so that another recipe cannot go on from it."""
 
@@ -407,7 +91,7 @@ class _Identity:
         if other := [name for name in mine if mine[name] != found.get(name)]:
             raise ValueError(f"it was made with {other[0]} = {found.get(other[0])!r}, this training has {mine[other[0]]!r}")
 
-
+# %% ../../nbs/2_dgnet/06_joint.ipynb #5acba0f4
 class SampleSheets:
     """Pictures of the same few swaps at several moments of a training, kept as small files of the run."""
 
@@ -460,6 +144,95 @@ def train_dgnet(
                  schedulers={name: lr_scheduler(optimizer, decay) for name, optimizer in optimizers.items()},
                  extras={"settings": _Identity(settings)}, **options)
     return nets, result.log
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #beb0cae5
+class DGNet(nn.Module):
+    """What is kept of a training: E_a, E_s and G, to repaint people and to describe them."""
+
+    def __init__(self, appearance: AppearanceEncoder, structure: StructureEncoder, decoder: Decoder, settings: DGNetSettings):
+        super().__init__()
+        self.appearance, self.structure, self.decoder, self.settings = appearance, structure, decoder, settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def swap(
+        self,
+        appearance_images: torch.Tensor,  # B x 3 x H x W, normalised: whose clothes
+        structure_images: torch.Tensor,  # B x 3 x H x W, normalised: whose body, pose and place
+    ) -> torch.Tensor:  # B x 3 x H x W, normalised, unbounded
+        """People of the second batch in the clothes of the first: G(a_i, s_j)."""
+        with undisturbed([self]):
+            return self.decoder(self.structure(structure_images), self.appearance.codes(appearance_images)).float()
+
+    def features(
+        self,
+        images: torch.Tensor,  # B x 3 x H x W, normalised
+        mirror: bool = True,  # add the mirrored image's features
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each B x dim, of length one
+        """The two features for retrieval."""
+        with undisturbed([self]):
+            return self.appearance.features(images, mirror)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #97ccd186
+def extract_both(
+    model: DGNet,  # its mode is left as it is
+    source: ReIDSet,  # where the images come from
+    records,  # which images, e.g. `source.gallery`
+    mirror: bool = True,  # add the mirrored images' features
+    batch_size: int = 128,  # images at a time
+) -> tuple[torch.Tensor, torch.Tensor]:  # f_prim and f_fine, each N x dim, float32, on the CPU
+    """Both features of images, in the order of the records."""
+    batches = test_batches(source, records, model.settings.size, batch_size, device=model.device)
+    prim, fine = zip(*(model.features(batch["image"], mirror) for batch in batches))
+    return torch.cat(prim).cpu(), torch.cat(fine).cpu()
+
+
+def evaluate_dgnet(
+    model: DGNet,  # its mode is left as it is
+    source: ReIDSet,  # whose query and gallery
+    beta: float = 0.5,  # weight of f_fine, on the query's side only
+) -> tuple[dict[str, RetrievalResult], np.ndarray]:  # results of "prim", "fine" and "both"; of both, each query's ten nearest
+    """Retrieval by f_prim, by f_fine, and by both: cos_prim + beta cos_fine."""
+    (q_prim, q_fine), (g_prim, g_fine) = (extract_both(model, source, records) for records in (source.query, source.gallery))
+    query, gallery = join_parts(q_prim, q_fine, weights=(1, beta)), join_parts(g_prim, g_fine)
+    results = {"prim": evaluate_features(q_prim, g_prim, source), "fine": evaluate_features(q_fine, g_fine, source),
+               "both": evaluate_features(query, gallery, source, metric="dot")}
+    return results, nearest(query, gallery, source)
+
+# %% ../../nbs/2_dgnet/06_joint.ipynb #2b65e0be
+DGNET_VERSION = 1
+
+
+def teacher_settings(
+    settings: DGNetSettings,  # of the DG-Net
+) -> BaselineSettings:
+    """The baseline that teaches a DG-Net unless another is given: that of the scale with the same image size, feature length and network."""
+    scales = [baseline_settings(scale) for scale in ("laptop", "smoke", "paper" if settings.weights else "gpu")]
+    alike = lambda one: (one.size == settings.size, one.dim == settings.dim, one.backbone == settings.backbone)
+    return replace(max(scales, key=alike), height=settings.height, width=settings.width, weights=settings.weights)
+
+
+def dgnet_spec(
+    source: ReIDSet,  # what to train on
+    settings: DGNetSettings,  # how
+    seed: int = 0,  # of weights, order, augmentation and coin
+    teacher: BaselineSettings | None = None,  # the teacher; default: `teacher_settings`
+) -> RunSpec:
+    """The name of a DG-Net run, to be asked of a `RunStore`; its teacher is part of it."""
+    if isinstance(source, World) and source.size != settings.size:
+        raise ValueError(f"the world has images of {source.size[0]}x{source.size[1]}, the settings ask for {settings.height}x{settings.width}")
+    of = baseline_spec(source, teacher or teacher_settings(settings), seed).as_dict() if settings.needs_teacher else None
+    return RunSpec("dgnet", DGNET_VERSION, asdict(settings) | {"teacher": of}, data_spec(source), seed)
+
+
+def settings_of(spec: RunSpec) -> DGNetSettings:  # of a DG-Net run
+    """The settings of a run; a RunStoreError if it is no DG-Net run."""
+    if spec.recipe != "dgnet":
+        raise RunStoreError(f"{spec.name} is a run of recipe {spec.recipe!r}, not of 'dgnet': ask for one with dgnet_spec")
+    return DGNetSettings(**{name: value for name, value in spec.as_dict()["settings"].items() if name != "teacher"})
 
 # %% ../../nbs/2_dgnet/06_joint.ipynb #8451e2af
 def can_be_evaluated(source: ReIDSet) -> bool:
@@ -515,7 +288,7 @@ def train_dgnet_run(context: RunContext) -> None:
 def _five_digits(value):
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
-
+# %% ../../nbs/2_dgnet/06_joint.ipynb #445e3e7a
 def load_dgnet(run: Run) -> DGNet:  # with weights
     """The trained model of a run, in evaluation mode; a RunStoreError if it is of another recipe or has no weights."""
     settings = settings_of(run.spec)
