@@ -185,7 +185,7 @@ def edit_chunk(
     """Replace some chunks of the appearance code by another person's; a ValueError names the chunks there are."""
     count, chunks = model.decoder.styles.blocks, [chunks] if isinstance(chunks, int) else list(chunks)
     for chunk in chunks:
-        choose(chunk, range(count), "chunk")
+        choose(str(chunk), range(count), "chunk")
     own = encode(model, images)
     code = blend_codes(own.appearance, encode(model, donor).appearance, [float(chunk in chunks) for chunk in range(count)])
     return paint(model, code, own.structure)
@@ -264,7 +264,10 @@ def _claim(folder: Path, what: Mapping) -> None:
     """Make the folder this set's; a StoreError if another set, or anything else, is in it."""
     marker = folder / "generated.json"
     if marker.is_file():
-        found = json.loads(marker.read_text())
+        try:
+            found = dict(json.loads(marker.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(f"{marker} is damaged ({error}): give another folder, or remove this one") from error
         if other := [name for name, value in what.items() if found.get(name) != value]:
             raise StoreError(f"{folder} holds a set made with {other[0]} = {found.get(other[0])!r}, this one has {what[other[0]]!r}: give another folder")
     elif folder.exists() and any(folder.iterdir()):
@@ -343,10 +346,10 @@ class Mixer:
     ) -> torch.Tensor:  # uint8 3 x H x W
         """The picture for these values; a ValueError for people or chunks that are not there."""
         for person in (first, second):
-            choose(person, range(len(self.codes)), "person")
+            choose(str(person), range(len(self.codes)), "person")
         weights = [appearance if chunk in (None, k) else 0.0 for k in range(self.chunks)]
         if chunk is not None:
-            choose(chunk, range(self.chunks), "chunk")
+            choose(str(chunk), range(self.chunks), "chunk")
         a, b = self.codes[[first]], self.codes[[second]]
         return paint(self.model, blend_codes(a.appearance, b.appearance, weights), torch.lerp(a.structure, b.structure, float(structure)))[0]
 
