@@ -18,7 +18,8 @@ from dgnb.augmentation import normalise
 from dgnb.dgnet import generating
 from dgnb.dgnet.generating import (Mixer, as_levels, between, blend_codes, donor_labels, draw_donors, draw_interpolation, draw_swap_grid, edit_chunk, encode,
                                    generate_set, interpolate_appearance, interpolate_structure, mixing_page, paint, plan_set, reconstruct, swap_grid)
-from dgnb.dgnet.joint import DGNet, dgnet_settings, make_networks
+from dgnb.dgnet.joint import DGNet
+from dgnb.dgnet.step import dgnet_settings, make_networks
 from dgnb.image_sets import load_image_set
 from dgnb.safe_files import StoreError
 from dgnb.scales import seed_everything

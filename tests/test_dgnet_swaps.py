@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgnb.baseline import baseline_settings, data_spec
-from dgnb.dgnet.joint import dgnet_settings, dgnet_spec
+from dgnb.dgnet.joint import dgnet_spec
+from dgnb.dgnet.step import dgnet_settings
 from dgnb.dgnet.swaps import (CLAIMS, GARMENTS, MEASURES, Outline, SwapPairs, body_thirds, empty_places, examples, find_silhouettes, judge_swaps, load_outline,
                               measure_swaps, outline_spec, pack_examples, recoloured, swap_pairs, swaps_spec, true_outlines, true_swaps, unchanged, world_of)
 from dgnb.run_store import RunStore, RunStoreError

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from ..augmentation import normalise
-from ..baseline import data_spec, open_data
+from ..baseline import open_data
 from ..bodies import PARTS
 from .generating import as_levels
 from .joint import load_dgnet
@@ -76,7 +75,7 @@ def unchanged(world: World, pairs: SwapPairs) -> torch.Tensor:  # uint8 N x 3 x 
     """The first opponent: the structure donor's picture as it is."""
     return world.images(pairs.structure).permute(0, 3, 1, 2)
 
-
+# %% ../../nbs/2_dgnet/07b_swaps.ipynb #636d124e
 def body_thirds(
     silhouette: torch.Tensor,  # bool N x H x W
 ) -> torch.Tensor:  # bool N x 3 x H x W
