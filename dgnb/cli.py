@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from dgnb.catalogue import SCALE_NAMES, load_catalogue, one_of
+from dgnb.cli_dgnet import add_commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Regenerate every table and figure of DG-Net and VRSTC, on bundled synthetic people or on real data.")
@@ -119,6 +120,9 @@ def _run(jobs, workers: int, dask: str, ship: bool) -> int:
         say(f"failed: {outcome.item} {outcome.scale}: {outcome.cause}")
     done = [outcome for outcome in outcomes if outcome.ok]
     say(f"{len(done)} of {len(jobs)} done in {time.time() - started:.0f} s" + (f", in {Path(done[0].folder).parents[1]}" if done else ""))
+    for outcome in done:
+        if Path(outcome.folder).name != outcome.scale:
+            say(f"{outcome.item}: with changed parameters, in {outcome.folder}")
     stopped = len(outcomes) < len(jobs) or any(outcome.cause == STOPPED for outcome in outcomes)
     return 130 if stopped else 1 if failed else 0
 
@@ -195,13 +199,13 @@ def _size(text: str) -> tuple[int, int]:
 @data_app.command("check")
 def data_check(
     where: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="a folder, or the name of a world or of a set")],
-    root: Annotated[Optional[Path], typer.Argument(help="folder of a set that is called by name")] = None,
+    root: Annotated[Optional[Path], typer.Argument(metavar="[FOLDER]", help="the folder to check, of a set or a written world that is called by name")] = None,
     images: Annotated[bool, typer.Option(help="decode every image as well")] = True,
 ):
     """Read a data set, compare its counts with the published ones, and name what is missing or damaged."""
     from dgnb.image_sets import check_report, format_report, open_set
     from dgnb.worlds import WORLDS
-    report = check_report(open_set(where, root, **({"scale": "smoke"} if where in WORLDS else {"strict": False})), images=images)
+    report = check_report(open_set(where, root, **({"scale": "smoke"} if where in WORLDS and root is None else {"strict": False})), images=images)
     say(format_report(report))
     raise typer.Exit(1 if report["differences"] or report["problems"] else 0)
 
@@ -246,6 +250,9 @@ def new(item: ItemName):
     """Write a result notebook for an item from the template; never overwrites."""
     from dgnb.template import new_notebook
     say(f"wrote {new_notebook(load_catalogue()[item])}; set the item's notebook and status in the catalogue")
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def people_settings(
         chosen |= {"height": size[0], "width": size[1], "dilations": fitting_dilations(size)}
     if iterations:
         share = iterations / base.iterations
-        chosen |= {"iterations": iterations, "warmup_start": round(base.warmup_start * share), "warmup_slope": base.warmup_slope / share}
+        chosen |= {"iterations": iterations, "warmup_start": round(base.warmup_start * share), "warmup_slope": min(1.0, base.warmup_slope / share)}
     if weights:
         chosen |= {"weights": weights_name(weights), "backbone_lr": DGNetSettings.backbone_lr}
     return dgnet_settings(scale, recipe, **chosen | changes)
