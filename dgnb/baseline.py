@@ -30,7 +30,7 @@ from .worlds import WORLD_VERSION, ReIDSet, World, make_world
 __all__ = ['BASELINE_SCALES', 'BASELINE_VARIANTS', 'BASELINE_VERSION', 'MAPS_VERSION', 'identification_step', 'BaselineSettings',
            'baseline_settings', 'data_spec', 'open_data', 'weights_name', 'make_network', 'baseline_spec',
            'make_optimizer', 'train_network', 'extract_features', 'identities', 'cameras', 'evaluate_features',
-           'nearest', 'train_baseline', 'load_network', 'some_queries', 'maps_spec', 'look']
+           'nearest', 'train_baseline', 'load_network', 'network_of', 'some_queries', 'maps_spec', 'look']
 
 # %% ../nbs/1_foundations/14_baseline.ipynb #b14bfb72
 def identification_step(
@@ -289,6 +289,17 @@ def load_network(
     return network.eval()
 
 # %% ../nbs/1_foundations/14_baseline.ipynb #015a3652
+def network_of(
+    context: RunContext,  # of a run whose setting `of` is the spec of a baseline run
+) -> tuple[ReIDNetwork, ReIDSet, tuple[int, int]]:  # that run's network, its set, and the height and width of its images
+    """The network that a run looks into; it is trained first where it is missing."""
+    of = RunSpec(**context.spec.as_dict()["settings"]["of"])
+    parts = of.as_dict()
+    source = open_data(parts["data"])
+    run = RunStore(local=context.folder.parent).get(of, train=True, weights=True, progress=context.progress)
+    return load_network(run, source.num_train_identities), source, BaselineSettings(**parts["settings"]).size
+
+# %% ../nbs/1_foundations/14_baseline.ipynb #a92dd553
 MAPS_VERSION = 1
 
 
@@ -311,13 +322,10 @@ def maps_spec(
 @recipe("activation-maps", version=MAPS_VERSION)
 def look(context: RunContext) -> None:
     """Keep the strength of the last map for a few queries, under the name `maps` (count x h x w)."""
-    settings = context.spec.as_dict()["settings"]
-    of, source = RunSpec(**settings["of"]), open_data(settings["of"]["data"])
-    run = RunStore(local=context.folder.parent).get(of, train=True, weights=True, progress=context.progress)
-    size = BaselineSettings(**of.as_dict()["settings"]).size
-    records = [source.query[i] for i in some_queries(source, settings["count"])]
+    network, source, size = network_of(context)
+    records = [source.query[i] for i in some_queries(source, context.spec.as_dict()["settings"]["count"])]
     images = next(iter(test_batches(source, records, size, len(records))))["image"]
-    maps = activation_maps(load_network(run, source.num_train_identities), images).numpy()
+    maps = activation_maps(network, images).numpy()
     if context.writes:
         context.save_metrics({"rows": maps.shape[1], "columns": maps.shape[2]})
         context.save_per_query({"maps": maps.astype(np.float32)})

@@ -100,7 +100,7 @@ class Catalogue:
     file: Path
 
     def __getitem__(self, name: str) -> Item:
-        return self.items[one_of(name, self.items, "item")]
+        return self.items[one_of(name, self.items, "item", "dgnb list")]
 
     def __iter__(self):
         return iter(self.items.values())
@@ -125,14 +125,16 @@ def one_of(
     name: str,  # what was asked for
     options: Iterable[str],  # what there is
     what: str,  # the kind of thing, for the message
+    listed_by: str = "",  # the command that shows all options, where they are too many for a message
 ) -> str:
     """`name` if it is an option; else a CatalogueError with the nearest and the valid ones (dgnb.scales.choose without torch)."""
     options = [str(option) for option in options]
     if name in options:
         return name
-    near = difflib.get_close_matches(str(name), options, n=2, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise CatalogueError(f"unknown {what} {str(name)!r}.{hint} Valid: {', '.join(options) or 'none'}")
+    near = difflib.get_close_matches(str(name), options, n=4 if listed_by else 2, cutoff=0.5)
+    hint = f" Did you mean {', '.join(near[:-1])}{' or ' if near[:-1] else ''}{near[-1]}?" if near else ""
+    valid = f"`{listed_by}` shows all {len(options)}" if listed_by and len(options) > 12 else f"Valid: {', '.join(options) or 'none'}"
+    raise CatalogueError(f"unknown {what} {str(name)!r}.{hint} {valid}")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

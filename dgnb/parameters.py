@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -69,6 +70,21 @@ def parse_value(text: str, default: Any) -> Any:
         if _agrees(value, default):
             return value
     return text
+
+
+def changed_parameters(item: Item, scale: str, notebook: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parameters that are not what the notebook and the catalogue say for this scale."""
+    if not notebook.is_file() or scale not in item.scales:
+        return {}
+    usual = parameters_of(notebook) | dict(item.scales[scale].parameters) | {"item": item.id, "scale": scale}
+    return {name: value for name, value in parameters.items() if name in usual and value != usual[name]}
+
+
+def folder_name(scale: str, changed: Mapping[str, Any]) -> str:
+    """The folder of a result under its item's: the scale, and eight digits for changed parameters, so that they do not overwrite the usual result."""
+    if not changed:
+        return scale
+    return f"{scale}-{hashlib.sha256(json.dumps(changed, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
 
 
 def checked_parameters(item: Item, notebook: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

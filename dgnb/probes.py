@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .baseline import BaselineSettings, extract_features, load_network, open_data
+from .baseline import extract_features, network_of
 from .figures import new_figure
-from .run_store import RunContext, RunSpec, RunStore, recipe
+from .run_store import RunContext, RunSpec, recipe
 from .scales import numpy_generator
 
 # %% auto #0
@@ -173,13 +173,10 @@ def probes_spec(
 @recipe("probes", version=PROBES_VERSION)
 def train_probes(context: RunContext) -> None:
     """Probe the feature of a baseline run on the test people of its world, for every factor."""
-    settings = context.spec.as_dict()["settings"]
-    of, world = RunSpec(**settings["of"]), open_data(settings["of"]["data"])
-    run = RunStore(local=context.folder.parent).get(of, train=True, weights=True, progress=context.progress)
+    network, world, size = network_of(context)
     records = [record for record in sorted(world.query + world.gallery, key=lambda r: r.index) if world.factors.role[record.index] == "person"]
-    size = BaselineSettings(**of.as_dict()["settings"]).size
-    features = extract_features(load_network(run, world.num_train_identities), world, records, size).numpy()
-    found = probe_all(features, world.factors.iloc[[record.index for record in records]], settings["folds"])
+    features = extract_features(network, world, records, size).numpy()
+    found = probe_all(features, world.factors.iloc[[record.index for record in records]], context.spec.as_dict()["settings"]["folds"])
     if context.writes:
         context.save_metrics({"images": len(records), "people": int(world.factors.identity.iloc[[r.index for r in records]].nunique()),
                               "skill": {row.factor: [row.skill, row.low, row.high] for row in found.itertuples()}})

@@ -67,7 +67,8 @@ class Result:
         self.parameters = {"item": item, "scale": scale, **parameters}
         self.how, self.started = how(), time.perf_counter()
         self.date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self.folder = Path(self.how.out) if self.how.out else figures_dir() / item / scale
+        from dgnb.parameters import folder_name
+        self.folder = Path(self.how.out) if self.how.out else figures_dir() / item / folder_name(scale, self._changed())
         self.runs, self.missing, self.data, self.with_weights = {}, {}, {}, set()
         self.tables, self.figures, self.claims = {}, {}, []
 
@@ -105,12 +106,9 @@ class Result:
 
     def _changed(self) -> dict[str, Any]:
         """Parameters that are not what the notebook and the catalogue say for this scale."""
-        from dgnb.parameters import parameters_of
+        from dgnb.parameters import changed_parameters
         notebook = load_catalogue().notebook(self.row)
-        if notebook is None or not notebook.is_file() or self.scale not in self.row.scales:
-            return {}
-        usual = parameters_of(notebook) | dict(self.row.scales[self.scale].parameters) | {"item": self.row.id, "scale": self.scale}
-        return {name: value for name, value in self.parameters.items() if name in usual and value != usual[name]}
+        return changed_parameters(self.row, self.scale, notebook, self.parameters) if notebook else {}
 
     def not_run(self) -> Line:
         """What was not run and how to run it; an empty line when nothing is missing."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from dgnb.catalogue import Item, load_catalogue, one_of
 from dgnb.freshness import modules_of
-from dgnb.parameters import RunnerError, checked_parameters, parameters_of, parse_value
+from dgnb.parameters import RunnerError, changed_parameters, checked_parameters, folder_name, parameters_of, parse_value
 from dgnb.paths import figures_dir
 
 MODES = ("warm", "kernel", "plain")
@@ -77,9 +77,10 @@ def plan(
         raise RunnerError(f"{item.id} takes no data folder: its notebook has no parameter `data`")
     own = {name: value for name, value in {"item": item.id, "scale": scale}.items() if name in declared}
     wanted = {**item.scales[scale].parameters, **({"data": data} if data else {}), **given, **own}
-    folder = str(figures_dir() / item.id / scale)
+    wanted = checked_parameters(item, notebook, wanted)
+    folder = str(figures_dir() / item.id / folder_name(scale, changed_parameters(item, scale, notebook, wanted)))
     environment = {"DGNB_PROGRESS": "lines", **os.environ, **how, "DGNB_OUT": folder}
-    return Job(item.id, scale, str(notebook), folder, checked_parameters(item, notebook, wanted), environment=environment, **options)
+    return Job(item.id, scale, str(notebook), folder, wanted, environment=environment, **options)
 
 
 def _ipc(stack: str) -> dict[str, Any]:

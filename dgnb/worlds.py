@@ -38,9 +38,11 @@ def decode_image(
     data: bytes,  # a JPEG or PNG file's content
     name: str = "image",  # what to call it when it is damaged
 ) -> np.ndarray:  # uint8, H x W x 3, RGB
-    "Encoded bytes to RGB pixels: EXIF rotation applied, grey repeated, alpha laid over white. Raises `ValueError` on damage."
+    "Encoded bytes to RGB pixels: EXIF rotation applied, 16 bits scaled to 8, grey repeated, alpha laid over white. Raises `ValueError` on damage."
     try:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+            image = Image.fromarray((np.asarray(image, np.float64) / 257).round().astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -56,13 +56,14 @@ def test_list_shows_every_item(dgnb):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("run", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3"),
+    (("run", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3, dgnet-table"),
     (("run", "vrstc-fig4"), "is planned and has no notebook yet (needs STCnet, video re-ID). Built: dgnet-table1"),
     (("run", "dgnet-table3", "--scale", "laptpo"), "unknown scale 'laptpo'. Did you mean laptop?"),
     (("run", "dgnet-table3", "-p", "seeds"), "-p takes name=value, found 'seeds'"),
     (("run", "dgnet-table3", "--ship", "--scale", "smoke"), "only shows that things are connected"),
     (("run", "dgnet-table3", "--plain", "--kernel"), "leave out --kernel and --ship"),
     (("status", "dgnet"), "unknown item 'dgnet'"),
+    (("status", "xyz"), "unknown item 'xyz'. `dgnb list` shows all 32"),
     (("data", "make", "mannequin-markt", "/tmp/never"), "unknown world 'mannequin-markt'"),
     (("data", "make", "mannequin-market", "/tmp/never", "--size", "3x"), "--size takes HEIGHTxWIDTH, e.g. 128x64, found '3x'"),
     (("data", "check", "/tmp/no-such-folder"), "'/tmp/no-such-folder' is no folder and no set"),
@@ -83,19 +84,20 @@ def test_usage_errors_are_refused(dgnb, words):
 def test_run_reports_each_item_and_the_exit_status(dgnb, tmp_path, monkeypatch):
     """One failing item makes the status 1, is named with its cause at the end, and keeps no other from being drawn."""
     make_project(tmp_path, monkeypatch, a=("x = 1",), b=("raise ValueError('broken on purpose')",), c=("x = 1",))
-    status, out, err = dgnb("run", "all", "--scale", "smoke", "-p", "seeds=[3]", "--workers", "2")
+    status, out, err = dgnb("run", "all", "--scale", "smoke", "--workers", "2")
     assert status == 1 and err == ""
     assert "failed: tiny-b smoke: cell" in out and "ValueError: broken on purpose" in out and "2 of 3 done" in out
-    assert json.loads((tmp_path / "figures" / "tiny-a" / "smoke" / "record.json").read_text())["parameters"]["seeds"] == [3]
     _, out, _ = dgnb("status", "--scale", "smoke")
     states = {line.split()[0]: line for line in out.splitlines()}
     assert out.split()[:6] == ["item", "scale", "where", "state", "took", "why"]
-    assert "stale" in states["tiny-a"] and "made with other parameters: seeds=[3]" in states["tiny-a"]
-    assert "failed" in states["tiny-b"] and "broken on purpose" in states["tiny-b"]
-    status, out, _ = dgnb("run", "tiny-a", "--scale", "smoke")
-    assert status == 0 and "1 of 1 done" in out
+    assert "fresh" in states["tiny-a"] and "failed" in states["tiny-b"] and "broken on purpose" in states["tiny-b"]
+    usual = (tmp_path / "figures" / "tiny-a" / "smoke" / "record.json").read_text()
+    status, out, _ = dgnb("run", "tiny-a", "--scale", "smoke", "-p", "seeds=[3]")
+    (trial,) = (tmp_path / "figures" / "tiny-a").glob("smoke-*/record.json")
+    assert status == 0 and f"with changed parameters, in {trial.parent}" in out and json.loads(trial.read_text())["parameters"]["seeds"] == [3]
+    assert (tmp_path / "figures" / "tiny-a" / "smoke" / "record.json").read_text() == usual
     _, out, _ = dgnb("run", "all", "--scale", "smoke", "--stale")
-    assert "tiny-a smoke" not in out and "tiny-c smoke" in out and "tiny-b" in out
+    assert "1 item," in out and "tiny-b smoke" in out, "only what failed is not fresh"
     status, _, err = dgnb("run", "tiny-a", "-p", "sedes=[1]")
     assert status == 2 and "unknown parameter of tiny-a 'sedes'. Did you mean seeds" in err
 
@@ -166,6 +168,12 @@ def test_data_is_made_and_checked(dgnb, tmp_path):
     image.write_bytes(image.read_bytes()[:100])
     status, out, _ = dgnb("data", "check", tmp_path / "town")
     assert status == 1 and f"DAMAGED: query/{image.name}" in out
+    status, out, _ = dgnb("data", "check", "mannequin-market", tmp_path / "town")
+    assert status == 1 and f"DAMAGED: query/{image.name}" in out, "a world called by name is checked in the folder that is given"
+    status, _, err = dgnb("data", "check", "mannequin-market", tmp_path / "town" / "query")
+    assert status == 2 and str(tmp_path / "town" / "query") in err
+    status, _, err = dgnb("data", "check", "mannequin-duke", tmp_path / "town")
+    assert status == 2 and "town holds mannequin-market, not mannequin-duke" in err
     status, out, _ = dgnb("data", "check", "mannequin-duke", "--no-images")
     assert status == 0 and "cameras" in out
 

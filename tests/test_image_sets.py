@@ -12,7 +12,7 @@ from PIL import Image
 
 from dgnb import image_sets as sets
 from dgnb import layouts
-from dgnb.image_sets import CUHK, DUKE, LAYOUTS, MARKET, MSMT, check_images, load_image_set, open_set, write_image_set
+from dgnb.image_sets import CUHK, DUKE, LAYOUTS, MARKER, MARKET, MSMT, check_images, load_image_set, open_set, write_image_set
 from dgnb.worlds import WORLDS, make_world
 
 SMALL = dict(train_identities=3, images_per_identity=4, test_identities=3, test_images_per_identity=4)
@@ -477,6 +477,16 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
 
 
 # one name opens anything ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("world", ["mannequin-market", "mannequin-duke", "mannequin-msmt", "same-clothes"])
+def test_a_written_world_is_opened_by_its_name_and_folder(world, tmp_path):
+    made = open_set(world, scale="smoke", **SMALL)
+    home = write_image_set(made, tmp_path / "a")
+    back = open_set(world, home)
+    assert back.name == world and [r.name for r in back.query] == [r.name for r in made.query] and back.layout == open_set(home).layout
+    (home / MARKER).unlink()  # as if copied by other software: the layout of the set it stands in for
+    assert open_set(world, home, strict=False).layout == back.layout
+
 
 def test_open_set(tmp_path):
     assert open_set("mannequin-market", scale="smoke", **SMALL).name == "mannequin-market"

@@ -81,7 +81,7 @@ def source(cell) -> str:
 class TestNotebook:
     def test_has_a_title_and_a_subtitle(self, path):
         first = next(source(cell) for cell in cells(path) if cell["cell_type"] == "markdown")
-        assert re.match(r"# .+", first), "the first text cell is an H1 title"
+        assert re.match(r"# \S.*\n\s*\n> \S", first), "the first text cell is an H1 title and, after an empty line, a `> subtitle`"
 
     def test_every_picture_has_alt_text(self, path):
         for cell in cells(path):

@@ -240,3 +240,6 @@ def test_the_command_names_changed_parameters(monkeypatch, tmp_path):
     usual = dict(seeds=[0], train_identities=60, test_identities=60)
     assert start("first-light", "laptop", **usual, epochs=12).command == "dgnb run first-light --scale laptop --train"
     assert start("first-light", "laptop", **usual, epochs=7).command == "dgnb run first-light --scale laptop -p epochs=7 --train"
+    monkeypatch.delenv("DGNB_OUT")
+    assert start("first-light", "laptop", **usual, epochs=12).folder.name == "laptop"
+    assert start("first-light", "laptop", **usual, epochs=7).folder.name.startswith("laptop-"), "executed by hand, too, a trial has its own folder"

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,16 @@ def test_workers_start_from_what_notebooks_import(tmp_path, monkeypatch):
             "print([o.cause for o in r.run_jobs([r.plan(load_catalogue()['tiny-a'], 'smoke')])])")
     write_notebook(tmp_path / "nbs" / "a.ipynb", "import sys\nassert 'torch' in sys.modules and 'colorsys' in sys.modules", "import colorsys", START, SAVE)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "['']"
+
+
+def test_changed_parameters_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    """The usual result is not overwritten by a trial with other parameters, and the same trial finds its folder again."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    item = load_catalogue()["tiny-a"]
+    folder = lambda **given: Path(plan(item, "smoke", given).folder).name
+    usual = plan(item, "smoke").parameters
+    assert folder() == "smoke" and folder(rate="7") == folder(rate="7") != folder(rate="8")
+    assert re.fullmatch(r"smoke-[0-9a-f]{8}", folder(rate="7")) and folder(flag=repr(usual.get("flag", False))) == "smoke"
 
 
 def test_parameters_are_checked(tmp_path, monkeypatch):

@@ -187,6 +187,8 @@ def test_unusual_pictures_are_understood():
 
     grey = decode_image(packed(Image.new("L", (4, 8), 77), format="PNG"))
     assert grey.shape == (8, 4, 3) and (grey == 77).all()
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 16 bits a pixel: scaled, not cut off at 255
+    assert (decode_image(packed(Image.fromarray(deep), format="PNG")) == np.arange(256).reshape(16, 16, 1)).all()
     clear = decode_image(packed(Image.new("RGBA", (4, 8), (255, 0, 0, 0)), format="PNG"))
     assert (clear == 255).all()
     lying = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3))
