@@ -271,6 +271,17 @@ def format_report(report: dict) -> str:
     return "\n".join(lines + [f"fingerprint {report['fingerprint']}"])
 
 # %% ../nbs/1_foundations/05c_image_sets.ipynb #0f7081a1
+_LAYOUT_OF_WORLD = {"market1501": MARKET.name, "dukemtmc": DUKE.name, "msmt17": MSMT.name}
+
+
+def _written_layout(world: str, root: Path) -> str:  # one of `LAYOUTS`
+    """The layout that a world has on disk; a ValueError if another set was written to the folder."""
+    marker = _read_marker(root) if (root / MARKER).is_file() else {}
+    if marker.get("name", world) != world:
+        raise ValueError(f"{root} holds {marker['name']}, not {world}")
+    return marker.get("layout") or _LAYOUT_OF_WORLD[WORLDS[world].layout]
+
+# %% ../nbs/1_foundations/05c_image_sets.ipynb #fd9e2d76
 def open_set(
     where: str | Path,  # a world ("mannequin-market"), a set's name (with `root`), or a folder
     root: str | Path | None = None,  # folder of a set that is called by name, or of a world that was written
@@ -293,17 +304,6 @@ def open_set(
         raise ValueError(f"{where!r} is no folder and no set; sets: {', '.join((*WORLDS, *LAYOUTS, 'folder'))}")
     kind = guess_layout(path)
     return load_image_set(kind, path, **options, **({"seed": seed} if kind == "folder" else {}))
-
-
-def _written_layout(world: str, root: Path) -> str:  # one of `LAYOUTS`
-    """The layout that a world has on disk; a ValueError if another set was written to the folder."""
-    marker = _read_marker(root) if (root / MARKER).is_file() else {}
-    if marker.get("name", world) != world:
-        raise ValueError(f"{root} holds {marker['name']}, not {world}")
-    return marker.get("layout") or _LAYOUT_OF_WORLD[WORLDS[world].layout]
-
-
-_LAYOUT_OF_WORLD = {"market1501": MARKET.name, "dukemtmc": DUKE.name, "msmt17": MSMT.name}
 
 
 def guess_layout(root: Path) -> str:  # one of `LAYOUTS`, or "folder"
