@@ -227,3 +227,20 @@ def test_lsro_has_the_largest_entropy_and_pseudo_none():
     entropy = {s: torch.special.entr(soft_labels(s, p, torch.arange(5), torch.arange(5) + 1)).sum(1) for s in TEACHER_STYLES}
     assert torch.allclose(entropy["lsro"], torch.tensor(math.log(9))) and (entropy["pseudo"] == 0).all() and (entropy["static"] == 0).all()
     assert (entropy["dynamic"] < entropy["lsro"]).all() and (entropy["two-label"] <= math.log(2) + 1e-6).all()
+
+
+def test_only_a_re_identification_network_becomes_a_teacher():
+    with pytest.raises(ValueError, match="ReIDNetwork.*EmbeddingHead"):
+        Teacher(trained().head)
+
+
+@settings(max_examples=40, deadline=None)
+@given(questions(), st.sampled_from(TEACHER_STYLES))
+def test_mass_on_donors_and_elsewhere_adds_up(question, style):
+    p, i, j, _ = question
+    q = soft_labels(style, p, i, j)
+    mass = label_mass(q, i, j)
+    for n in range(len(p)):
+        assert mass[n, 0] == q[n, i[n]] and mass[n, 1] == (0 if i[n] == j[n] else q[n, j[n]])
+    others = torch.ones_like(q).scatter(1, i[:, None], 0).scatter(1, j[:, None], 0)
+    assert torch.allclose(mass[:, 2], (q * others).sum(1), atol=1e-5)

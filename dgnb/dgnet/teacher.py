@@ -26,6 +26,13 @@ def _hold_still(module: nn.Module, statistics: str) -> None:
             layer.training, layer.track_running_stats = True, False
 
 
+def _expect_network(network: nn.Module) -> ReIDNetwork:
+    """ValueError for what is no re-ID network of the foundations."""
+    if not isinstance(network, ReIDNetwork):
+        raise ValueError(f"a teacher is made of a ReIDNetwork, such as load_network(run) gives for a baseline's run; got {type(network).__name__}")
+    return network
+
+
 def _expect_question(images: torch.Tensor, statistics: str) -> None:
     """ValueError for what cannot be a batch of normalised images, or has no batch statistics."""
     if images.ndim != 4 or images.shape[1] != 3:
@@ -44,7 +51,7 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         self.statistics = choose(statistics, ("running", "batch"), "kind of statistics")
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = copy.deepcopy(_expect_network(network)).requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> Teacher:
