@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .structure import ConvBlock, LayerNorm
+from .structure import ConvBlock
 from ..scales import choose
 
 # %% auto #0
-__all__ = ['adaptive_instance_norm', 'AdaptiveResidualBlock', 'StyleNetwork', 'UpBlock', 'phase_kernels', 'upsampled_convolution',
-           'Decoder']
+__all__ = ['adaptive_instance_norm', 'AdaptiveResidualBlock', 'StyleNetwork', 'LayerNorm', 'phase_kernels',
+           'upsampled_convolution', 'UpBlock', 'Decoder']
 
 # %% ../../nbs/2_dgnet/03_decoder.ipynb #d01e9c48
 def adaptive_instance_norm(
@@ -25,14 +25,15 @@ def adaptive_instance_norm(
 ) -> torch.Tensor:  # B x C x H x W
     """Give each channel of each image the deviation |scale| and the mean shift (AdaIN)."""
     batch, channels, height, width = x.shape
-    flat = F.batch_norm(x.reshape(1, batch * channels, height, width), None, None, scale.reshape(-1).to(x.dtype), shift.reshape(-1).to(x.dtype), True, 0.0, eps)
-    return flat.view(batch, channels, height, width)
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype  # in which batch_norm then keeps the statistics
+    lined_up = x.reshape(1, batch * channels, height, width)
+    return F.batch_norm(lined_up, None, None, scale.reshape(-1).to(wide), shift.reshape(-1).to(wide), True, 0.0, eps).view(batch, channels, height, width)
 
-# %% ../../nbs/2_dgnet/03_decoder.ipynb #201b7990
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #c2defd14
 class AdaptiveResidualBlock(nn.Module):
     """Two 3x3 convolutions with AdaIN, added to their input."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int):  # in and out
         super().__init__()
         self.first, self.second = ConvBlock(channels, channels, act=False), ConvBlock(channels, channels, act=False)
 
@@ -44,7 +45,7 @@ class AdaptiveResidualBlock(nn.Module):
         y = F.leaky_relu(adaptive_instance_norm(self.first(x), style[:, 0], style[:, 1]), 0.2)
         return x + adaptive_instance_norm(self.second(y), style[:, 2], style[:, 3])
 
-# %% ../../nbs/2_dgnet/03_decoder.ipynb #c2defd14
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #db68fc45
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Two hidden layers with leaky ReLU, linear output."""
     layers = nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, outputs))
@@ -67,18 +68,101 @@ class StyleNetwork(nn.Module):
         super().__init__()
         if code_size % blocks:
             raise ValueError(f"a code of {code_size} numbers cannot be cut into {blocks} equal chunks: choose another number of blocks")
-        self.blocks, self.channels = blocks, channels
+        self.code_size, self.blocks, self.channels = code_size, blocks, channels
         self.scales = nn.ModuleList([_mlp(code_size // blocks, hidden, 2 * channels) for _ in range(blocks)])
         self.shifts = nn.ModuleList([_mlp(code_size // blocks, hidden, 2 * channels) for _ in range(blocks)])
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:  # B x code_size -> B x blocks x 4 x channels
-        """Styles of all blocks: scale, shift of the first norm, scale, shift of the second."""
+        """Styles of all blocks: scale, shift of the first norm, scale, shift of the second. `ValueError` for a code of another length."""
+        if code.ndim != 2 or code.shape[1] != self.code_size:
+            raise ValueError(f"the decoder was made for codes of B x {self.code_size}, this one is {' x '.join(map(str, code.shape))}: "
+                             "flatten it, or take the appearance encoder that the decoder was made with (code_size=E_a.code_size)")
         styles = []
         for chunk, scale, shift in zip(code.chunk(self.blocks, 1), self.scales, self.shifts):
             styles.append(torch.stack([scale(chunk), shift(chunk)], 1).unflatten(2, (2, self.channels)).transpose(1, 2).flatten(1, 2))
         return torch.stack(styles, 1)
 
-# %% ../../nbs/2_dgnet/03_decoder.ipynb #db68fc45
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #c6007514
+class _LayerNorm(torch.autograd.Function):
+    """Layer norm with the deviation's own epsilon, forward and backward in few passes; moments in 32 bits or more."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        count = x[0].numel()
+        _, mean, inverse = torch.native_group_norm(wide, None, None, len(x), x.shape[1], x.shape[2] * x.shape[3], 1, 0.0)
+        mean, deviation = mean.view(-1, 1, 1, 1), (count / (count - 1)) ** 0.5 / inverse.view(-1, 1, 1, 1)
+        scale = weight.view(1, -1, 1, 1) / (deviation + eps)
+        ctx.save_for_backward(x, mean, deviation, 1 / (deviation + eps), weight)
+        return torch.addcmul(bias.view(1, -1, 1, 1) - mean * scale, wide, scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        x, mean, deviation, q, weight = ctx.saved_tensors
+        wide, w, count = x.to(gradient.dtype), weight.view(1, -1, 1, 1), x[0].numel()
+        plain = gradient.sum((2, 3), keepdim=True)
+        along = (gradient * wide).sum((2, 3), keepdim=True) - mean * plain  # <gradient, x - mean>, each channel
+        pull = torch.where(deviation > 0, (w * along).sum(1, keepdim=True) * q**2 / ((count - 1) * deviation), 0)
+        level = pull * mean - (w * plain).sum(1, keepdim=True) * q / count
+        back = torch.addcmul(level, wide, -pull).addcmul_(gradient, w * q)
+        return back.to(x.dtype), (along * q).sum((0, 2, 3)), plain.sum((0, 2, 3)), None
+
+
+class LayerNorm(nn.Module):
+    """Normalise each image over channels and pixels (unbiased deviation, eps added to it), then scale and shift each channel."""
+
+    def __init__(self, channels: int, eps: float = 1e-5):  # channels of the map; added to the deviation
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x C x H x W -> the same shape
+        return _LayerNorm.apply(x, self.weight, self.bias, self.eps)
+
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #fc0cfa7b
+def _taps(weight: torch.Tensor, dim: int) -> list[torch.Tensor]:
+    """The five taps of a kernel along one axis, gathered to the three pixels that the even and the odd output row see."""
+    w = weight.unbind(dim)
+    return [torch.stack([w[0] + w[1], w[2] + w[3], w[4]], dim), torch.stack([w[0], w[1] + w[2], w[3] + w[4]], dim)]
+
+
+def phase_kernels(weight: torch.Tensor) -> torch.Tensor:  # out x in x 5 x 5 -> 4*out x in x 3 x 3
+    """The four 3x3 kernels that make the four pixels under each pixel of the small map, ordered for `pixel_shuffle`."""
+    phases = [column for row in _taps(weight, 2) for column in _taps(row, 3)]
+    return torch.stack(phases, 1).flatten(0, 1)
+
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #0eae2b15
+class _AddBorder(torch.autograd.Function):
+    """Add to the outermost rows and columns in place; a gradient goes on to all of them without copying the map."""
+
+    @staticmethod
+    def forward(ctx, y, top, bottom, left, right):
+        ctx.mark_dirty(y)
+        y[:, :, 0] += top
+        y[:, :, -1] += bottom
+        y[:, :, :, 0] += left
+        y[:, :, :, -1] += right
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, gradient[:, :, 0], gradient[:, :, -1], gradient[:, :, :, 0], gradient[:, :, :, -1]
+
+
+def _border(x: torch.Tensor, weight: torch.Tensor, dim: int, pad: str) -> list[torch.Tensor]:
+    """What reflection changes in the first and in the last row (dim 2) or column (dim 3) of the large map, as lines B x out x length."""
+    near, far = x.select(dim, 1) - x.select(dim, 0), x.select(dim, -2) - x.select(dim, -1)
+    line = lambda step, kernel: F.conv1d(F.pad(step.repeat_interleave(2, -1), (2, 2), mode=pad), kernel)
+    return [line(near, weight.select(dim, 0)), line(far, weight.select(dim, -1))]
+
+
+def upsampled_convolution(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:  # B x in x H x W, H and W at least 2; 5x5 -> B x out x 2H x 2W
+    """Nearest upsampling by two and a reflect-padded 5x5 convolution, with 2.7 times fewer multiplications: four 3x3 convolutions of the small map."""
+    small = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), phase_kernels(conv.weight), conv.bias.repeat_interleave(4))
+    return _AddBorder.apply(F.pixel_shuffle(small, 2), *_border(x, conv.weight, 2, "reflect"), *_border(x, conv.weight, 3, "replicate"))
+
+
 class UpBlock(nn.Module):
     """Nearest-neighbour upsampling by two, 5x5 convolution, layer norm, leaky ReLU."""
 
@@ -92,35 +176,7 @@ class UpBlock(nn.Module):
         y = self.block.conv(F.interpolate(x, scale_factor=2, mode="nearest")) if self.how == "direct" else upsampled_convolution(x, self.block.conv)
         return F.leaky_relu(self.norm(y), 0.2)
 
-# %% ../../nbs/2_dgnet/03_decoder.ipynb #e1823d15
-def _taps(weight: torch.Tensor, dim: int) -> list[torch.Tensor]:
-    """The five taps of a kernel along one axis, gathered to the three pixels that the even and the odd output row see."""
-    w = weight.unbind(dim)
-    return [torch.stack([w[0] + w[1], w[2] + w[3], w[4]], dim), torch.stack([w[0], w[1] + w[2], w[3] + w[4]], dim)]
-
-
-def phase_kernels(weight: torch.Tensor) -> torch.Tensor:  # out x in x 5 x 5 -> 4*out x in x 3 x 3
-    """The four 3x3 kernels that make the four pixels under each pixel of the small map, ordered for `pixel_shuffle`."""
-    phases = [column for row in _taps(weight, 2) for column in _taps(row, 3)]
-    return torch.stack(phases, 1).flatten(0, 1)
-
-
-def _border(x: torch.Tensor, conv: nn.Conv2d, dim: int, last: bool) -> torch.Tensor:
-    """The first or last row (dim 2) or column (dim 3) of the direct form."""
-    strip = x.narrow(dim, x.shape[dim] - 2 if last else 0, 2)
-    up = F.pad(F.interpolate(strip, scale_factor=2, mode="nearest"), (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(up.narrow(dim, 3 if last else 0, 5), conv.weight, conv.bias)
-
-
-def upsampled_convolution(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:  # B x in x H x W; 5x5 -> B x out x 2H x 2W
-    """Nearest upsampling by two and a reflect-padded 5x5 convolution, with 2.8 times fewer multiplications: four 3x3 convolutions of the small map."""
-    y = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), phase_kernels(conv.weight), conv.bias.repeat_interleave(4))
-    y = F.pixel_shuffle(y, 2)
-    left, right = _border(x, conv, 3, False), _border(x, conv, 3, True)
-    y = torch.cat([left, y[:, :, :, 1:-1], right], 3)
-    return torch.cat([_border(x, conv, 2, False), y[:, :, 1:-1], _border(x, conv, 2, True)], 2)
-
-# %% ../../nbs/2_dgnet/03_decoder.ipynb #6d617e3a
+# %% ../../nbs/2_dgnet/03_decoder.ipynb #ccfff8ab
 class Decoder(nn.Module):
     """G (DG-Net, Table 7): a structure map and an appearance code to an image of four times the map's height and width."""
 
@@ -129,12 +185,13 @@ class Decoder(nn.Module):
     def __init__(
         self,
         code_size: int,  # length of the appearance code
-        channels: int = 128,  # of the structure map
+        channels: int = 128,  # of the structure map, a multiple of 4
         blocks: int = 4,  # residual blocks, each with its chunk of the code
         hidden: int = 512,  # width of the MLPs
         upsampling: str = "phases",  # "direct" as in the paper, or "phases": the same numbers with fewer multiplications
     ):
         super().__init__()
+        self.channels = channels
         self.styles = StyleNetwork(code_size, channels, blocks, hidden)
         self.blocks = nn.ModuleList([AdaptiveResidualBlock(channels) for _ in range(blocks)])
         half, quarter = channels // 2, channels // 4
@@ -146,7 +203,10 @@ class Decoder(nn.Module):
         structure: torch.Tensor,  # B x channels x h x w
         styles: torch.Tensor,  # B x blocks x 4 x channels, from `self.styles`
     ) -> torch.Tensor:  # B x 3 x 4h x 4w, in normalised units, unbounded
-        """Paint a structure map with styles."""
+        """Paint a structure map with styles. `ValueError` for a map of other channels."""
+        if structure.ndim != 4 or structure.shape[1] != self.channels:
+            raise ValueError(f"the decoder was made for structure maps of {self.channels} channels, this one is {' x '.join(map(str, structure.shape))}: "
+                             "take the structure encoder that it was made with (channels=E_s.channels)")
         for n, block in enumerate(self.blocks):
             structure = block(structure, styles[:, n])
         return self.out(self.up(structure))

@@ -14,7 +14,7 @@ from torch import nn
 from ..scales import choose
 
 # %% auto #0
-__all__ = ['NORMS', 'grey', 'LayerNorm', 'ConvBlock', 'ResidualBlock', 'ASPP', 'StructureEncoder']
+__all__ = ['NORMS', 'grey', 'InstanceNorm', 'ConvBlock', 'ResidualBlock', 'ASPP', 'StructureEncoder']
 
 # %% ../../nbs/2_dgnet/02_structure.ipynb #185c78bd
 def grey(
@@ -23,24 +23,18 @@ def grey(
     """Mean of the three normalised channels, as in the released code (no luma weights)."""
     return images.mean(1, keepdim=True)
 
-# %% ../../nbs/2_dgnet/02_structure.ipynb #fd761c7b
-class LayerNorm(nn.Module):
-    """Normalise each image over channels and pixels (unbiased deviation, eps added to it), then scale and shift each channel."""
-
-    def __init__(self, channels: int, eps: float = 1e-5):  # channels of the map; added to the deviation
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.zeros(channels))
+# %% ../../nbs/2_dgnet/02_structure.ipynb #6d94923f
+class InstanceNorm(nn.InstanceNorm2d):
+    """Torch's instance norm, with mean and deviation in 32 bits also when the map has 16 (torch keeps them in the map's precision on a CPU)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x C x H x W -> the same shape
-        variance, mean = torch.var_mean(x.float(), (1, 2, 3), keepdim=True)
-        scale = self.weight.view(1, -1, 1, 1) / (variance.sqrt() + self.eps)
-        return torch.addcmul(self.bias.view(1, -1, 1, 1) - mean * scale, x, scale)
+        ones = torch.ones(x.shape[1], device=x.device) if x.dtype in (torch.float16, torch.bfloat16) else None
+        return F.instance_norm(x, weight=ones, eps=self.eps)
 
 
-NORMS = {"none": lambda channels: nn.Identity(), "instance": nn.InstanceNorm2d, "layer": LayerNorm}
+NORMS = {"none": lambda channels: nn.Identity(), "instance": InstanceNorm}
 
-# %% ../../nbs/2_dgnet/02_structure.ipynb #73cd80ed
+
 class ConvBlock(nn.Module):
     """Reflection padding, convolution, normalisation, leaky ReLU: the brick of E_s, G and D."""
 
@@ -79,7 +73,7 @@ class ResidualBlock(nn.Module):
 
 # %% ../../nbs/2_dgnet/02_structure.ipynb #3e45cf8c
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1 branch and three dilated 3x3 branches, side by side, then fused."""
+    """Atrous spatial pyramid pooling: a 1x1 branch and dilated 3x3 branches, side by side, then fused."""
 
     def __init__(
         self,
@@ -89,6 +83,7 @@ class ASPP(nn.Module):
         dilations: Sequence[int] = (3, 6, 9),  # of the 3x3 branches; each below the map's height and width
     ):
         super().__init__()
+        self.reach = max(dilations, default=0)
         plain = dict(norm="instance", act=False)
         self.branches = nn.ModuleList([ConvBlock(inputs, branch, 1, **plain)])
         for dilation in dilations:
@@ -96,9 +91,13 @@ class ASPP(nn.Module):
         self.fuse = ConvBlock(branch * len(self.branches), outputs, 1, **plain)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x inputs x H x W -> B x outputs x H x W
+        height, width = x.shape[-2:]
+        if self.reach >= min(height, width):
+            raise ValueError(f"a structure map of {height}x{width} is too small for dilation {self.reach} (reflection needs a map larger than that): "
+                             "use larger images or smaller dilations, such as dilations=(1, 2, 3) for images of 64x32")
         return self.fuse(torch.cat([branch(x) for branch in self.branches], 1))
 
-# %% ../../nbs/2_dgnet/02_structure.ipynb #53a4a871
+# %% ../../nbs/2_dgnet/02_structure.ipynb #a9ce2a2f
 class StructureEncoder(nn.Module):
     """E_s (DG-Net, Table 6): grey image to a map of a quarter of its height and width, each channel of mean 0 and deviation 1."""
 
@@ -107,9 +106,11 @@ class StructureEncoder(nn.Module):
         width: int = 16,  # channels of the first convolution; the map has 8 times as many
         blocks: int = 4,  # residual blocks
         dilations: Sequence[int] = (3, 6, 9),  # of the pyramid; (1, 2, 3) for 64x32 images
-        inputs: int = 1,  # channels of the image: 1 grey, 3 to see why not
+        inputs: int = 1,  # channels that are looked at: 1 grey, 3 to see why not
     ):
         super().__init__()
+        if inputs not in (1, 3):
+            raise ValueError(f"inputs={inputs}: E_s looks at 1 channel (grey) or at 3 (colours)")
         self.inputs, self.channels = inputs, 8 * width
         norm = dict(norm="instance")
         self.layers = nn.Sequential(
@@ -117,5 +118,8 @@ class StructureEncoder(nn.Module):
             ConvBlock(2 * width, 4 * width, stride=2, **norm), *[ResidualBlock(4 * width, "instance") for _ in range(blocks)],
             ASPP(4 * width, 2 * width, 8 * width, dilations))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W, normalised -> B x 8*width x H/4 x W/4
+    def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W, normalised; H, W multiples of 4 -> B x 8*width x H/4 x W/4
+        height, width = images.shape[-2:]
+        if height % 4 or width % 4:
+            raise ValueError(f"an image of {height}x{width} does not fit a map of a quarter of its size: height and width must be multiples of 4")
         return self.layers(grey(images) if self.inputs == 1 else images)
