@@ -5,45 +5,82 @@
 # %% ../../nbs/2_dgnet/05_losses.ipynb #f10a22f7
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .appearance import Appearance, AppearanceEncoder, frozen, untracked
 from .decoder import Decoder
-from .discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss, gradient_penalty
+from .discriminator import GAN_KINDS, MultiScaleDiscriminator, discriminator_loss, generator_loss, gradient_penalty, precise
 from .structure import StructureEncoder
 from .teacher import TEACHER_STYLES, Teacher, soft_labels
 from ..scales import choose
 from ..training import Schedule, ramp
 
 # %% auto #0
-__all__ = ['RECIPES', 'TERMS', 'GENERATOR_TERMS', 'absolute_error', 'identification', 'divergence', 'Recipe', 'loss_weights',
-           'Networks', 'Views', 'in_batches', 'Generated', 'generate', 'critic_terms', 'rebuild_terms', 'real_terms',
-           'look_at_generated', 'feed_terms', 'code_terms', 'all_terms', 'total']
+__all__ = ['RECIPES', 'TERMS', 'GENERATOR_TERMS', 'absolute_error', 'identification', 'divergence', 'Networks', 'Views', 'Recipe',
+           'in_batches', 'look_at', 'Generated', 'generate', 'rebuild_terms', 'critic_terms', 'real_terms', 'Looks',
+           'look_at_generated', 'code_terms', 'teacher_target', 'feed_terms', 'all_terms', 'total', 'loss_weights',
+           'parts', 'gradient_reach']
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #d3fbddc7
+# %% ../../nbs/2_dgnet/05_losses.ipynb #14f16775
 def absolute_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:  # same shape -> scalar
-    """Mean absolute difference: DG-Net eq. 1, 2 (images), 4, 5 (codes)."""
-    return F.l1_loss(found.float(), wanted.float())
+    """Mean absolute difference: DG-Net eq. 1, 2 (images), 4, 5 (codes). ValueError for different shapes."""
+    if found.shape != wanted.shape:
+        raise ValueError(f"cannot compare {tuple(found.shape)} with {tuple(wanted.shape)}: give two of the same shape")
+    return F.l1_loss(precise(found), precise(wanted))
 
 
 def identification(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:  # B x K; B -> scalar
     """Cross entropy: DG-Net eq. 3, 6 and 9, which differ in image and label."""
-    return F.cross_entropy(scores.float(), label)
+    return F.cross_entropy(precise(scores), label)
 
 
 def divergence(scores: torch.Tensor, q: torch.Tensor) -> torch.Tensor:  # B x K; B x K, rows sum to one -> scalar
     """KL(q || p), summed over classes, averaged over the batch: DG-Net eq. 8."""
-    return F.kl_div(F.log_softmax(scores.float(), 1), q.float(), reduction="batchmean")
+    return F.kl_div(F.log_softmax(precise(scores), 1), precise(q), reduction="batchmean")
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #f8453dbb
+# %% ../../nbs/2_dgnet/05_losses.ipynb #165419f0
+@dataclass
+class Networks:
+    """The parts of DG-Net. ValueError when the teacher knows another number of people."""
+    appearance: AppearanceEncoder
+    structure: StructureEncoder
+    decoder: Decoder
+    discriminator: MultiScaleDiscriminator | None = None
+    teacher: Teacher | None = None
+
+    def __post_init__(self):
+        if isinstance(self.teacher, Teacher):
+            self.teacher.check(self.appearance.prim.classifier.out_features)
+
+
+@dataclass
+class Views:
+    """Two batches of people, each with another image of the same person. ValueError when they differ in size."""
+    image: tuple[torch.Tensor, torch.Tensor]  # a and b, B x 3 x H x W each
+    erased: tuple[torch.Tensor, torch.Tensor]  # the same with a rectangle erased
+    positive: tuple[torch.Tensor, torch.Tensor]  # another image of each person
+    positive_erased: tuple[torch.Tensor, torch.Tensor]
+    label: tuple[torch.Tensor, torch.Tensor]  # B class numbers each
+
+    def __post_init__(self):
+        if self.image[0].shape != self.image[1].shape:
+            raise ValueError(f"a and b swap clothes one to one, but are {tuple(self.image[0].shape)} and {tuple(self.image[1].shape)}: drop incomplete batches")
+
+    @classmethod
+    def of(cls, a: Mapping, b: Mapping) -> Views:  # batches of two loaders
+        """From the batches of a loader with positives and erased views."""
+        return cls(*[(a[name], b[name]) for name in ("image", "erased", "positive", "positive_erased", "label")])
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #4d835930
 @dataclass(frozen=True)
 class Recipe:
-    """Where the paper and its released code differ, and what else one may want to switch."""
+    """Where the paper and its released code differ, and what else one may want to switch. ValueError names what is valid."""
     gan: str = "lsgan"  # "lsgan", "log" (DG-Net eq. 7) or "hinge"
     detach_code: bool = True  # the code goes to the decoder without a way back to E_a
     code1: str = "monitor"  # L_code1: "monitor" (no gradient), "frozen" (through a frozen E_a), "live" (trains E_a too)
@@ -56,9 +93,8 @@ class Recipe:
     identity: bool = True  # False: without L_id^c (figure 4, "w/o id")
 
     def __post_init__(self):
-        valid = {"gan": ("lsgan", "log", "hinge"), "code1": ("monitor", "frozen", "live"), "judge": ("frozen", "live"),
-                 "feed": ("detached", "attached", "off"), "reencode": ("coin", "live"), "teacher_style": TEACHER_STYLES,
-                 "teacher_statistics": ("running", "batch")}
+        valid = {"gan": GAN_KINDS, "code1": ("monitor", "frozen", "live"), "judge": ("frozen", "live"), "feed": ("detached", "attached", "off"),
+                 "reencode": ("coin", "live"), "teacher_style": TEACHER_STYLES, "teacher_statistics": ("running", "batch")}
         for name, values in valid.items():
             choose(getattr(self, name), values, name)
 
@@ -67,69 +103,35 @@ class Recipe:
         """Whether no term trains both E_a and the generator, so that one pass of E_a over generated images serves both."""
         return self.detach_code and self.judge == "frozen" and self.feed != "attached" and self.code1 != "live"
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher must look at the generated images."""
+        return self.feed != "off" and self.teacher_style not in ("static", "lsro")
+
 
 RECIPES = {
     "released": Recipe(),
     "paper": Recipe(gan="log", detach_code=False, code1="live", judge="live", feed="attached", reencode="live"),
 }
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #14f16775
-TERMS = ("img1", "img2", "code1", "code2", "cycle", "adv", "id", "id_fine", "positive", "id_c", "prim", "fine")
-
-
-def loss_weights(
-    kind: str,  # "released" or "paper"
-    start: int = 30_000,  # iteration at which the warm-up begins
-    slope: float = 0.0005,  # rise of a weight per iteration
-    image: float = 5.0,  # lambda_img
-    judged: float = 0.5,  # lambda_id
-    prim: float = 2.0,  # lambda_prim at its end
-    alpha: float = 0.2,  # lambda_fine / lambda_prim
-    code: float = 1.0,  # of L_code1 and L_code2 at their end
-    cycle: float = 2.0,  # of the image cycle at its end ("released" only)
-    adversarial: float = 1.0,
-) -> dict[str, Schedule]:  # for each of `TERMS`
-    """How much each loss counts at each iteration."""
-    constant = lambda value: Schedule(((0, value),))
-    rising = lambda value: ramp(start, slope, value) if value else constant(0.0)
-    scaled = lambda schedule, by: Schedule(tuple((at, by * value) for at, value in schedule.points), schedule.between)
-    weights = {"img1": constant(image), "img2": constant(image), "adv": constant(adversarial), "id": constant(1.0), "id_c": constant(judged),
-               "prim": rising(prim), "fine": scaled(rising(prim), alpha)}
-    if choose(kind, RECIPES, "recipe") == "paper":
-        more = {"code1": constant(code), "code2": constant(code), "cycle": constant(0.0), "id_fine": constant(1.0), "positive": constant(0.0)}
-    else:
-        more = {"code1": rising(code), "code2": rising(code), "cycle": rising(cycle), "id_fine": weights["fine"], "positive": constant(1.0)}
-    return {name: (weights | more)[name] for name in TERMS}
-
-# %% ../../nbs/2_dgnet/05_losses.ipynb #e02c2944
-@dataclass
-class Networks:
-    """The parts of DG-Net."""
-    appearance: AppearanceEncoder
-    structure: StructureEncoder
-    decoder: Decoder
-    discriminator: MultiScaleDiscriminator | None = None
-    teacher: Teacher | None = None
-
-
-@dataclass
-class Views:
-    """Two batches of people, each with another image of the same person."""
-    image: tuple[torch.Tensor, torch.Tensor]  # a and b, B x 3 x H x W each
-    erased: tuple[torch.Tensor, torch.Tensor]  # the same with a rectangle erased
-    positive: tuple[torch.Tensor, torch.Tensor]  # another image of each person
-    positive_erased: tuple[torch.Tensor, torch.Tensor]
-    label: tuple[torch.Tensor, torch.Tensor]  # B class numbers each
-
-    @classmethod
-    def of(cls, a: Mapping, b: Mapping) -> "Views":  # batches of two loaders
-        """From the batches of a loader with positives and erased views."""
-        return cls(*[(a[name], b[name]) for name in ("image", "erased", "positive", "positive_erased", "label")])
-
-# %% ../../nbs/2_dgnet/05_losses.ipynb #165419f0
-def in_batches(function, batches, together: bool):
+# %% ../../nbs/2_dgnet/05_losses.ipynb #f60e3438
+def in_batches(
+    function: Callable,  # what is applied
+    batches: Iterable[torch.Tensor],
+    together: bool,  # all at once
+) -> torch.Tensor:
     """Apply a network to several batches, each with its own batch statistics or all with common ones."""
     return function(torch.cat(list(batches))) if together else torch.cat([function(batch) for batch in batches])
+
+
+def look_at(
+    appearance: AppearanceEncoder,
+    batches: Iterable[torch.Tensor],
+    together: bool,  # as in `in_batches`
+) -> Appearance:
+    """Codes and features of several batches, one after the other."""
+    seen = [appearance.look(batch) for batch in ([torch.cat(list(batches))] if together else batches)]
+    return Appearance(*[torch.cat([getattr(one, name) for one in seen]) for name in ("code", "prim", "fine")])
 
 
 @dataclass
@@ -143,27 +145,18 @@ class Generated:
 
 
 def generate(nets: Networks, views: Views, recipe: Recipe) -> Generated:
-    """Encode two batches and paint the six kinds of images in one pass of the decoder."""
+    """Encode two batches and paint the six kinds of images in one pass of the decoder (DG-Net, 3.1)."""
     with torch.no_grad() if recipe.detach_code else nullcontext():
-        codes = in_batches(nets.appearance.codes, [*views.image, *views.positive], recipe.together)
+        codes = look_at(nets.appearance, [*views.image, *views.positive], recipe.together).code
     structure = nets.structure(torch.cat(views.image))
     s_a, s_b = structure.chunk(2)
-    styles = nets.decoder.styles(codes)
-    own, other = styles.chunk(2)
+    own, other = nets.decoder.styles(codes).chunk(2)
     images = nets.decoder.decode(torch.cat([s_b, s_a, s_a, s_b, s_a, s_b]), torch.cat([own, own, other]))
     return Generated(codes.chunk(2)[0], structure, *images.chunk(3))
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #22ab6097
-def critic_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """What D minimises: its GAN loss on both directions, and the gradient penalty on both real batches."""
-    real = torch.cat(views.image).requires_grad_()
-    verdicts = nets.discriminator(real)
-    loss = discriminator_loss(verdicts, nets.discriminator(made.swapped.detach()), recipe.gan)
-    return {"d": 2 * loss, "r1": 2 * gradient_penalty(verdicts, real)}
-
-# %% ../../nbs/2_dgnet/05_losses.ipynb #4d835930
+# %% ../../nbs/2_dgnet/05_losses.ipynb #24390a41
 def rebuild_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Self-reconstruction, reconstruction from the positive, and fooling D."""
+    """Self-reconstruction, reconstruction from the positive, and fooling D (DG-Net eq. 1, 2, 7)."""
     real = torch.cat(views.image)
     with frozen(nets.discriminator):
         verdicts = nets.discriminator(made.swapped)
@@ -171,12 +164,19 @@ def rebuild_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe)
             "adv": 2 * generator_loss(verdicts, recipe.gan)}
 
 
+def critic_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """What D minimises: its GAN loss on both directions, and the gradient penalty on both real batches."""
+    real = torch.cat(views.image).requires_grad_()
+    verdicts = nets.discriminator(real)
+    loss = discriminator_loss(verdicts, nets.discriminator(made.swapped.detach()), recipe.gan)
+    return {"d": 2 * loss, "r1": 2 * gradient_penalty(verdicts, real)}
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #8025c114
 def real_terms(nets: Networks, views: Views, weights: Mapping[str, float], recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Identification of real, erased images: both heads for x, head 1 for its positive."""
+    """Identification of real, erased images: both heads for x, head 1 for its positive (DG-Net eq. 3)."""
     labels = torch.cat(views.label)
     batches = [*views.erased, *(views.positive_erased if weights["positive"] else ())]
-    passes = [torch.cat(batches)] if recipe.together else batches
-    scores = [nets.appearance(batch) for batch in passes]
+    scores = [nets.appearance(batch) for batch in ([torch.cat(batches)] if recipe.together else batches)]
     prim, fine = (torch.cat(parts) for parts in zip(*scores))
     n = len(labels)
     terms = {"id": 2 * identification(prim[:n], labels)}
@@ -186,11 +186,13 @@ def real_terms(nets: Networks, views: Views, weights: Mapping[str, float], recip
         terms["positive"] = 2 * identification(prim[n:], labels)
     return terms
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #4fef8928
-def _look(appearance: AppearanceEncoder, images: torch.Tensor, recipe: Recipe) -> Appearance:
-    """One pass over generated images, each direction with its own batch statistics unless told otherwise."""
-    seen = [appearance.look(batch) for batch in ([images] if recipe.together else images.chunk(2))]
-    return Appearance(*[torch.cat([getattr(s, name) for s in seen]) for name in ("code", "prim", "fine")])
+# %% ../../nbs/2_dgnet/05_losses.ipynb #bddfc322
+@dataclass
+class Looks:
+    """What E_a says of the generated images, to each who asks."""
+    judge: Appearance  # for L_id^c
+    code: Appearance  # for L_code1 and the image cycle
+    student: Appearance | None = None  # for L_prim and L_fine; None when nothing is fed
 
 
 def look_at_generated(
@@ -198,50 +200,77 @@ def look_at_generated(
     swapped: torch.Tensor,  # 2B generated images, with their history
     recipe: Recipe,
     feeding: bool,  # whether the student learns from them at this iteration
-) -> tuple[Appearance, Appearance | None]:  # what the judge sees, what the student sees
-    """Judge and student look at the generated images; one pass serves both where no gradient would tell the difference."""
-    if recipe.decoupled or (recipe.judge == "live" and recipe.feed == "attached"):
-        with nullcontext() if feeding else untracked(nets.appearance):
-            seen = _look(nets.appearance, swapped, recipe)
-        return seen, seen if feeding else None
-    with untracked(nets.appearance), frozen(nets.appearance) if recipe.judge == "frozen" else nullcontext():
-        judged = _look(nets.appearance, swapped, recipe)
-    if not feeding:
-        return judged, None
-    return judged, _look(nets.appearance, swapped if recipe.feed == "attached" else swapped.detach(), recipe)
+    share: bool = True,  # one pass for all where the recipe is decoupled (see "One pass for two readers")
+) -> Looks:
+    """Judge, code and student look at the generated images; only the student's batch statistics are remembered."""
+    wanted = {"judge": recipe.judge, "code": recipe.judge if recipe.code1 == "monitor" else recipe.code1}
+    if feeding:
+        wanted["student"] = {"attached": "live"}.get(recipe.feed, recipe.feed)
+    if share and recipe.decoupled:
+        wanted = dict.fromkeys(wanted, "live")
+    seen = {}
+    for kind in dict.fromkeys(wanted.values()):
+        images = swapped.detach() if kind == "detached" else swapped
+        remember = nullcontext() if kind == wanted.get("student") else untracked(nets.appearance)
+        with remember, frozen(nets.appearance) if kind == "frozen" else nullcontext():
+            seen[kind] = look_at(nets.appearance, images.chunk(2), recipe.together)
+    return Looks(**{role: seen[kind] for role, kind in wanted.items()})
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #c0979993
-def feed_terms(nets: Networks, views: Views, made: Generated, student: Appearance, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """What E_a learns from generated people: the teacher's soft label (head 1), the structure donor's label (head 2)."""
-    (a, b), heads = views.label, nets.appearance
-    appearance, structure = torch.cat([a, b]), torch.cat([b, a])
-    if nets.teacher is None:
-        raise ValueError("L_prim needs a teacher: give one, or set recipe.feed to 'off'")
-    q = in_batches(nets.teacher, made.swapped.detach().chunk(2), recipe.teacher_statistics == "running")
-    q = soft_labels(recipe.teacher_style, q, appearance, structure)
-    return {"prim": 2 * divergence(heads.prim.classify(student.prim), q), "fine": 2 * identification(heads.fine.classify(student.fine), structure)}
-
-
-def code_terms(nets: Networks, views: Views, made: Generated, judged: Appearance, weights: Mapping[str, float], recipe: Recipe,
-               train_structure: bool) -> dict[str, torch.Tensor]:
-    """Do the generated people still have the codes they were made from, and the identity? And back to the first image."""
-    terms = {"code1": 2 * absolute_error(judged.code.detach() if recipe.code1 == "monitor" else judged.code, made.code.detach() if recipe.code1 != "live" else made.code)}
+# %% ../../nbs/2_dgnet/05_losses.ipynb #02808801
+def code_terms(
+    nets: Networks,
+    views: Views,
+    made: Generated,
+    looks: Looks,  # from `look_at_generated`
+    weights: Mapping[str, float],  # a term of weight 0 is left out
+    recipe: Recipe,
+    train_structure: bool = True,  # this iteration's coin, for reencode="coin"
+) -> dict[str, torch.Tensor]:
+    """Do the generated people have the codes they were made from, and the identity (DG-Net eq. 4-6)? And back to the first image."""
+    found, wanted = looks.code.code, made.code if recipe.code1 == "live" else made.code.detach()
+    terms = {"code1": 2 * absolute_error(found.detach() if recipe.code1 == "monitor" else found, wanted)}
     if weights["id_c"] and recipe.identity:
-        terms["id_c"] = 2 * identification(nets.appearance.prim.classifier(judged.prim), torch.cat(views.label))
-    if not weights["code2"] and not weights["cycle"]:
-        return terms
-    images = made.swapped.detach() if train_structure and recipe.reencode == "coin" else made.swapped
-    with nullcontext() if train_structure or recipe.reencode == "live" else frozen(nets.structure):
-        again = nets.structure(images)
-    s_a, s_b = made.structure.chunk(2)
-    terms["code2"] = 2 * absolute_error(again, torch.cat([s_b, s_a]).detach() if recipe.reencode == "coin" else torch.cat([s_b, s_a]))
+        with frozen(nets.appearance) if recipe.judge == "frozen" else nullcontext():
+            terms["id_c"] = 2 * identification(nets.appearance.prim.classifier(looks.judge.prim), torch.cat(views.label))
+    if weights["code2"] or weights["cycle"]:
+        again = _structure_again(nets, made, recipe, train_structure)
+        s_a, s_b = (made.structure.detach() if recipe.reencode == "coin" else made.structure).chunk(2)
+        terms["code2"] = 2 * absolute_error(again, torch.cat([s_b, s_a]))
     if weights["cycle"]:
         of_b, of_a = again.chunk(2)
-        code = judged.code.detach() if recipe.detach_code else judged.code
-        terms["cycle"] = 2 * absolute_error(nets.decoder(torch.cat([of_a, of_b]), code), torch.cat(views.image))
+        painted = nets.decoder(torch.cat([of_a, of_b]), found.detach() if recipe.detach_code else found)
+        terms["cycle"] = 2 * absolute_error(painted, torch.cat(views.image))
     return terms
 
-# %% ../../nbs/2_dgnet/05_losses.ipynb #f60e3438
+
+def _structure_again(nets: Networks, made: Generated, recipe: Recipe, train_structure: bool) -> torch.Tensor:
+    """The structure of the generated images: E_s learns, or what made the images learns, or both."""
+    images = made.swapped.detach() if train_structure and recipe.reencode == "coin" else made.swapped
+    with nullcontext() if train_structure or recipe.reencode == "live" else frozen(nets.structure):
+        return nets.structure(images)
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #ee1c828e
+def teacher_target(nets: Networks, swapped: torch.Tensor, appearance: torch.Tensor, structure: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """The soft label q for generated images (DG-Net eq. 8). ValueError without a teacher where one must look, or with one in another mode."""
+    if not recipe.needs_teacher:
+        return soft_labels(recipe.teacher_style, torch.zeros(len(appearance), nets.appearance.prim.classifier.out_features, device=swapped.device), appearance, structure)
+    if nets.teacher is None:
+        raise ValueError("L_prim needs a teacher: give one, or set recipe.feed to 'off'")
+    if getattr(nets.teacher, "statistics", recipe.teacher_statistics) != recipe.teacher_statistics:
+        raise ValueError(f"the teacher uses {nets.teacher.statistics!r} statistics and the recipe {recipe.teacher_statistics!r}: make it with Teacher(network, {recipe.teacher_statistics!r})")
+    q = in_batches(nets.teacher, swapped.detach().chunk(2), recipe.teacher_statistics == "running")
+    return soft_labels(recipe.teacher_style, q, appearance, structure)
+
+
+def feed_terms(nets: Networks, views: Views, made: Generated, student: Appearance, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """What E_a learns from generated people: the teacher's soft label (head 1), the structure donor's label (head 2) (DG-Net eq. 8, 9)."""
+    (a, b), heads = views.label, nets.appearance
+    appearance, structure = torch.cat([a, b]), torch.cat([b, a])
+    q = teacher_target(nets, made.swapped, appearance, structure, recipe)
+    return {"prim": 2 * divergence(heads.prim.classify(student.prim), q), "fine": 2 * identification(heads.fine.classify(student.fine), structure)}
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #a1ab7e38
+TERMS = ("img1", "img2", "code1", "code2", "cycle", "adv", "id", "id_fine", "positive", "id_c", "prim", "fine")
 GENERATOR_TERMS = ("img1", "img2", "code1", "code2", "cycle", "adv", "id_c")  # the others train E_a
 
 
@@ -252,15 +281,70 @@ def all_terms(
     weights: Mapping[str, float],  # of each of `TERMS` now; a term of weight 0 may be left out
     recipe: Recipe,
     train_structure: bool = True,  # this iteration's coin, for reencode="coin"
+    share: bool = True,  # see `look_at_generated`; then only `inputs=` of backward keeps E_a and the generator apart
 ) -> dict[str, torch.Tensor]:
     """Every loss of one iteration by name, each summed over both directions."""
     feeding = recipe.feed != "off" and bool(weights["prim"] or weights["fine"])
     terms = rebuild_terms(nets, views, made, recipe) | real_terms(nets, views, weights, recipe)
-    judged, student = look_at_generated(nets, made.swapped, recipe, feeding)
-    terms |= code_terms(nets, views, made, judged, weights, recipe, train_structure)
-    return terms | (feed_terms(nets, views, made, student, recipe) if feeding else {})
+    looks = look_at_generated(nets, made.swapped, recipe, feeding, share)
+    terms |= code_terms(nets, views, made, looks, weights, recipe, train_structure)
+    return terms | (feed_terms(nets, views, made, looks.student, recipe) if feeding else {})
 
 
-def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, float], names=TERMS) -> torch.Tensor:
-    """The weighted sum of the named terms (DG-Net eq. 10)."""
+def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, float], names: Iterable[str] = TERMS) -> torch.Tensor:
+    """The weighted sum of the named terms that have a gradient (DG-Net eq. 10)."""
     return sum(weights[name] * terms[name] for name in names if name in terms and weights[name] and terms[name].requires_grad)
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #a7818008
+def loss_weights(
+    kind: str,  # "released" or "paper"
+    start: int = 30_000,  # iteration at which the warm-up begins
+    slope: float = 0.0005,  # rise of a weight per iteration, above 0
+    image: float = 5.0,  # lambda_img
+    judged: float = 0.5,  # lambda_id
+    prim: float = 2.0,  # lambda_prim at its end
+    alpha: float = 0.2,  # lambda_fine / lambda_prim
+    code: float = 1.0,  # of L_code1 and L_code2 at their end
+    cycle: float = 2.0,  # of the image cycle at its end ("released" only)
+    adversarial: float = 1.0,  # of the GAN loss
+) -> dict[str, Schedule]:  # for each of `TERMS`
+    """How much each loss counts at each iteration. ValueError for negative weights or a slope that never rises."""
+    if not slope > 0 or min(start, image, judged, prim, alpha, code, cycle, adversarial) < 0:
+        raise ValueError("loss weights and the warm-up's start must not be negative, and its slope must be above 0")
+    constant = lambda value: Schedule(((0, value),))
+    rising = lambda value: ramp(start, min(slope, value), value) if value else constant(0.0)
+    fine = Schedule(tuple((at, alpha * value) for at, value in rising(prim).points))
+    weights = {"img1": constant(image), "img2": constant(image), "adv": constant(adversarial), "id": constant(1.0), "id_c": constant(judged), "prim": rising(prim), "fine": fine}
+    if choose(kind, RECIPES, "recipe") == "paper":
+        weights |= {"code1": constant(code), "code2": constant(code), "cycle": constant(0.0), "id_fine": constant(1.0), "positive": constant(0.0)}
+    else:
+        weights |= {"code1": rising(code), "code2": rising(code), "cycle": rising(cycle), "id_fine": fine, "positive": constant(1.0)}
+    return {name: weights[name] for name in TERMS}
+
+# %% ../../nbs/2_dgnet/05_losses.ipynb #f847500b
+def parts(nets: Networks) -> dict[str, nn.Module]:
+    """What can learn, by the paper's names."""
+    heads = nets.appearance
+    return {"E_s": nets.structure, "G": nets.decoder, "E_a": heads.backbone, "head 1": heads.prim, "head 2": heads.fine, "D": nets.discriminator}
+
+
+def gradient_reach(
+    nets: Networks,
+    views: Views,
+    weights: Mapping[str, float],  # of each of `TERMS`; a term of weight 0 may be left out
+    recipe: Recipe,
+    train_structure: bool = True,  # the coin, for reencode="coin"
+) -> dict[str, dict[str, float]]:  # term -> part -> length of the gradient, 0 where nothing arrives
+    """How much of each loss reaches each part, by autograd."""
+    with untracked(nets.appearance):
+        terms = all_terms(nets, views, generate(nets, views, recipe), weights, recipe, train_structure, share=False)
+    learners = {name: list(part.parameters()) for name, part in parts(nets).items()}
+    return {name: {part: _gradient_length(loss, weights_) for part, weights_ in learners.items()} for name, loss in terms.items()}
+
+
+def _gradient_length(loss: torch.Tensor, weights: list[torch.Tensor]) -> float:
+    """The length of the loss's gradient for some weights."""
+    if not loss.requires_grad:
+        return 0.0
+    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    return sum(slope.square().sum().item() for slope in found if slope is not None) ** 0.5
