@@ -241,7 +241,7 @@ def test_switches_do_what_they_say(change, term, reached):
     assert arrows(replace(RELEASED, **change), "released")[term] == reached
 
 
-@quick
+@settings(max_examples=12, deadline=None)
 @given(st.booleans(), st.sampled_from(["monitor", "frozen", "live"]), st.sampled_from(["frozen", "live"]), st.sampled_from(["detached", "attached", "off"]),
        st.sampled_from(["coin", "live"]), st.booleans(), st.booleans())
 def test_every_combination_of_switches(detach, code1, judge, feed, reencode, coin, together):
@@ -414,7 +414,8 @@ def test_teacher_with_batch_statistics_looks_at_each_direction_alone():
 @pytest.mark.parametrize("action, words", [
     (lambda: absolute_error(torch.zeros(2, 3), torch.zeros(2, 1)), "same shape"), (lambda: Recipe(feed="detach"), "detached"), (lambda: Recipe(gan="wgan"), "gan"),
     (lambda: loss_weights("code"), "released"), (lambda: loss_weights("paper", slope=0.0), "slope"), (lambda: loss_weights("paper", prim=-1.0), "negative"),
-    (lambda: loss_weights("paper", prim=math.nan), ""), (lambda: replace(VIEWS, image=(VIEWS.image[0], VIEWS.image[1][:2])), "incomplete")])
+    (lambda: loss_weights("paper", prim=math.nan), "finite"), (lambda: loss_weights("released", cycle=math.inf), "finite"),
+    (lambda: identification(torch.zeros(2, 5), torch.tensor([0, 5])), "labels must be 0..4"), (lambda: replace(VIEWS, image=(VIEWS.image[0], VIEWS.image[1][:2])), "incomplete")])
 def test_clear_errors(action, words):
     with pytest.raises(ValueError, match=words):
         action()

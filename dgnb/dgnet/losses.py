@@ -5,6 +5,7 @@
 # %% ../../nbs/2_dgnet/05_losses.ipynb #f10a22f7
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ def absolute_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:  
 
 
 def identification(scores: torch.Tensor, label: torch.Tensor) -> torch.Tensor:  # B x K; B -> scalar
-    """Cross entropy: DG-Net eq. 3, 6 and 9, which differ in image and label."""
+    """Cross entropy: DG-Net eq. 3, 6 and 9, which differ in image and label. ValueError for labels that are no class (where looking is free)."""
+    classes = scores.shape[1]
+    if label.device.type == "cpu" and len(label) and not 0 <= label.min() <= label.max() < classes:
+        raise ValueError(f"labels must be 0..{classes - 1}, found {label.min()}..{label.max()}: give the network as many classes as the training set has people")
     return F.cross_entropy(precise(scores), label)
 
 
@@ -309,8 +313,8 @@ def loss_weights(
     adversarial: float = 1.0,  # of the GAN loss
 ) -> dict[str, Schedule]:  # for each of `TERMS`
     """How much each loss counts at each iteration. ValueError for negative weights or a slope that never rises."""
-    if not slope > 0 or min(start, image, judged, prim, alpha, code, cycle, adversarial) < 0:
-        raise ValueError("loss weights and the warm-up's start must not be negative, and its slope must be above 0")
+    if not slope > 0 or not all(0 <= value < math.inf for value in (start, image, judged, prim, alpha, code, cycle, adversarial)):
+        raise ValueError("loss weights and the warm-up's start must be finite and not negative, and its slope must be above 0")
     constant = lambda value: Schedule(((0, value),))
     rising = lambda value: ramp(start, min(slope, value), value) if value else constant(0.0)
     fine = Schedule(tuple((at, alpha * value) for at, value in rising(prim).points))
@@ -338,13 +342,15 @@ def gradient_reach(
     """How much of each loss reaches each part, by autograd."""
     with untracked(nets.appearance):
         terms = all_terms(nets, views, generate(nets, views, recipe), weights, recipe, train_structure, share=False)
-    learners = {name: list(part.parameters()) for name, part in parts(nets).items()}
-    return {name: {part: _gradient_length(loss, weights_) for part, weights_ in learners.items()} for name, loss in terms.items()}
+    owners = [(name, weight) for name, part in parts(nets).items() for weight in part.parameters()]
+    return {name: _gradient_lengths(loss, owners) for name, loss in terms.items()}
 
 
-def _gradient_length(loss: torch.Tensor, weights: list[torch.Tensor]) -> float:
-    """The length of the loss's gradient for some weights."""
-    if not loss.requires_grad:
-        return 0.0
-    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-    return sum(slope.square().sum().item() for slope in found if slope is not None) ** 0.5
+def _gradient_lengths(loss: torch.Tensor, owners: list[tuple[str, torch.Tensor]]) -> dict[str, float]:
+    """The length of the loss's gradient for each owner of weights."""
+    squares = dict.fromkeys((name for name, _ in owners), 0.0)
+    if loss.requires_grad:
+        slopes = torch.autograd.grad(loss, [weight for _, weight in owners], retain_graph=True, allow_unused=True)
+        for (name, _), slope in zip(owners, slopes):
+            squares[name] += 0.0 if slope is None else slope.square().sum().item()
+    return {name: square ** 0.5 for name, square in squares.items()}
