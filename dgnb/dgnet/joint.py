@@ -136,7 +136,7 @@ def train_dgnet(
     nets = start_networks(settings, source.num_train_identities, teacher if teacher is None else teacher.to(fabric.device))
     loader = TwoStreams(source, settings, seed, world_size=fabric.world_size, rank=fabric.global_rank, device=fabric.device)
     optimizers, every = make_optimizers(nets, settings), max(1, settings.iterations // 60)
-    decay = steps(1.0, [round(settings.iterations * share) for share in settings.decay_at])
+    decay = steps(1.0, sorted({max(1, round(settings.iterations * share)) for share in settings.decay_at}))
     sheets = [(3 * every, SampleSheets(nets, settings, source, context.folder, 3 * every))] if context else []
     options = {"log_every": every, "checkpoint_every": 3 * every} | options | {"callbacks": [*sheets, *options.get("callbacks", ())]}
     modules = {name: getattr(nets, name) for name in ("appearance", "structure", "decoder", "discriminator")}
