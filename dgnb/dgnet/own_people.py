@@ -75,8 +75,8 @@ def look_over(
         raise ValueError(f"{source.name} has {len(source.train)} images to train on, fewer than a batch of {settings.batch}: add images or lower the batch")
     damaged = check_images(source) if isinstance(source, DiskSet) else []
     if damaged:
-        first = damaged[0]
-        raise ValueError(f"{len(damaged)} image{'s' if len(damaged) > 1 else ''} of {source.name} cannot be used, the first is {first.name} ({first.reason}): "
+        first, reason = damaged[0], damaged[0].reason.partition(";")[0]
+        raise ValueError(f"{len(damaged)} image{'s' if len(damaged) > 1 else ''} of {source.name} cannot be used, the first is {first.name} ({reason}): "
                          f"replace or remove {'them; dgnb data check lists all' if len(damaged) > 1 else 'it'}")
     return [*source.notes, *weak_points(source, counts)]
 
@@ -93,7 +93,7 @@ def weak_points(source: ReIDSet, counts: Counter) -> list[str]:  # the set; imag
         notes.append("all training images are of one camera: what changes between cameras cannot be learnt")
     return notes
 
-# %% ../../nbs/2_dgnet/08_own_people.ipynb #ab73fa6a
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #8b7cba77
 def people_spec(
     source: ReIDSet,  # what to train on
     settings: DGNetSettings,  # how
@@ -104,7 +104,7 @@ def people_spec(
     usual = teacher_settings(settings)
     return dgnet_spec(source, settings, seed, teacher or replace(usual, batch=min(usual.batch, len(source.train))))
 
-
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #7a1c4a1f
 def adopt_teacher(
     folder: str | Path,  # a finished baseline run
     source: ReIDSet,  # what the student will train on
@@ -155,7 +155,7 @@ def train_people(
     chosen = adopt_teacher(teacher, source, seed, store) if teacher else None
     return RunStore(local=store).get(people_spec(source, settings, seed, chosen), train=True, weights=True, progress=progress)
 
-# %% ../../nbs/2_dgnet/08_own_people.ipynb #b7242354
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #97fb510c
 SYNTHETIC = ("these weights have only seen rendered Mannequin people and will repaint a real photograph badly: "
              "train on photographs of your own (dgnb train dgnet --data FOLDER)")
 
@@ -181,7 +181,7 @@ class Model:
         """What whoever uses it must know, in one line; empty if nothing."""
         return SYNTHETIC if self.synthetic else self.run.record.get("licence", "")
 
-
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #f9fa46f8
 def open_folder(folder: str | Path) -> Run:
     """A finished run by its folder; a RunStoreError if there is none."""
     folder = Path(folder).expanduser()
@@ -255,7 +255,7 @@ def swap_people(
         rows.append(denormalise(painted).permute(0, 2, 3, 1).cpu().numpy())
     return np.stack(rows)
 
-
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #2656f23c
 def swap_sheet(
     appearance: torch.Tensor,  # A x 3 x H x W, normalised
     structure: torch.Tensor,  # S x 3 x H x W, normalised
@@ -278,7 +278,7 @@ def save_png(path: str | Path, pixels: np.ndarray) -> Path:  # where; uint8 H x 
     write_bytes(Path(path), buffer.getvalue())
     return Path(path)
 
-# %% ../../nbs/2_dgnet/08_own_people.ipynb #2656f23c
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #f87ba503
 def describe_people(
     model: Model,
     files: str | Path | Iterable[str | Path],  # image files, or folders of them
@@ -293,7 +293,7 @@ def describe_people(
     prim, fine = (torch.cat(part) for part in zip(*parts))
     return {"f_prim": prim.numpy(), "f_fine": fine.numpy(), "joined": join_parts(prim, fine).numpy(), "names": np.array([str(path) for path in paths])}
 
-
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #eb8b1c04
 def describe_set(
     model: Model,
     source: ReIDSet,  # with query and gallery
