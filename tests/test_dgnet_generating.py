@@ -184,7 +184,7 @@ def test_figures_have_their_tiles(images):
     assert two.get_size_inches()[0] > 1.5 * one.get_size_inches()[0]
     with pytest.raises(ValueError, match="a grid of 2 x 3 for 3 appearances and 3 structures"):
         draw_swap_grid(images[:3], images[2:5], grid)
-    assert draw_interpolation(images[:1], interpolate_appearance(Painter(), images[:1], images[1:2], images[2:3]), images[1:2])
+    assert draw_interpolation(images[:1], images[:1], interpolate_appearance(Painter(), images[:1], images[1:2], images[2:3]), images[1:2])
 
 
 # ---- names and donors -----------------------------------------------------------------------------------------------------------------------------

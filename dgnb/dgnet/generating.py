@@ -155,13 +155,16 @@ def interpolate_structure(
 
 # %% ../../nbs/2_dgnet/07_generating.ipynb #2485a8d2
 def draw_interpolation(
-    first: torch.Tensor,  # R x 3 x H x W, normalised: the real picture at the left end of each row
+    kept: torch.Tensor,  # R x 3 x H x W, normalised: the real picture whose other code stays the same
+    first: torch.Tensor,  # R x 3 x H x W: the real picture at the left end of each row
     tiles: torch.Tensor,  # uint8 R x steps x 3 x H x W
     second: torch.Tensor,  # R x 3 x H x W: the real picture at the right end
     **options,  # further arguments of `image_grid`
 ) -> Figure:
-    """Rows of pictures from one real image to another."""
-    return image_grid([[a, *row, b] for a, row, b in zip(as_levels(first.cpu()), tiles, as_levels(second.cpu()))], **options)
+    """Rows of pictures from one real image to another; on the very left, who keeps what does not change."""
+    kept, first, second = (as_levels(images.cpu()) for images in (kept, first, second))
+    labels = ["keeps", "", "from", *(f"{weight:.1f}" for weight in np.linspace(0, 1, tiles.shape[1])), "to"]
+    return image_grid([[k, None, a, *row, b] for k, a, row, b in zip(kept, first, tiles, second)], column_labels=labels, **options)
 
 # %% ../../nbs/2_dgnet/07_generating.ipynb #441dca27
 def blend_codes(
