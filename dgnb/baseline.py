@@ -87,7 +87,7 @@ class BaselineSettings:
 _SCRATCH = {"backbone_lr": 1.0}
 BASELINE_SCALES = {
     "smoke": _SCRATCH | {"backbone": "resnet10t", "truncate": 2, "dim": 32, "height": 64, "width": 32, "batch": 16, "epochs": 4, "dropout": 0.0},
-    "laptop": _SCRATCH | {"backbone": "resnet10t", "dim": 512, "height": 64, "width": 32, "epochs": 20},
+    "laptop": _SCRATCH | {"backbone": "resnet10t", "truncate": 1, "dim": 512, "height": 64, "width": 32, "epochs": 20},
     "gpu": _SCRATCH,
     "paper": {},
 }
