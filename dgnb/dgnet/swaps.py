@@ -264,6 +264,7 @@ def train_outline(context: RunContext) -> None:
         context.save_metrics(check_outline(outline, world))
 
 
+# %% ../../nbs/2_dgnet/07b_swaps.ipynb #45df2df2
 def check_outline(outline: Outline, world: World, count: int = 256) -> dict[str, float]:
     """Its overlap with the truth where it should be 1 (true swaps), and where it should be low (another pair's swap) or 0 (nobody there)."""
     pairs = swap_pairs(world, count)
@@ -343,6 +344,7 @@ def measure_run(context: RunContext) -> None:
         context.save_per_query(arrays | numbers | pack_examples(painted))
 
 
+# %% ../../nbs/2_dgnet/07b_swaps.ipynb #26654764
 def pack_examples(images: torch.Tensor, room: int = ROOM) -> dict[str, np.ndarray]:  # uint8 N x 3 x H x W; bytes -> "example_000": a JPEG file, ...
     """As many of the first pictures as fit."""
     packed, used = {}, 0
