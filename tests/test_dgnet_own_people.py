@@ -17,9 +17,10 @@ from dgnb.augmentation import normalise
 from dgnb.baseline import BaselineSettings, baseline_spec, data_spec, open_data
 from dgnb.dgnet import exporting
 from dgnb.dgnet.exporting import ReIDGraph, check_onnx, export_onnx
-from dgnb.dgnet.joint import dgnet_settings, extract_both
+from dgnb.dgnet.joint import extract_both
 from dgnb.dgnet.own_people import (SYNTHETIC, adopt_teacher, default_spec, describe_people, describe_set, fitting_dilations, image_paths, look_over, open_folder,
                                    open_model, people_settings, people_spec, read_people, save_arrays, swap_people, swap_sheet, train_people)
+from dgnb.dgnet.step import dgnet_settings
 from dgnb.image_sets import open_set
 from dgnb.retrieval import evaluate_retrieval, load_features
 from dgnb.run_store import MissingRun, RunStore, RunStoreError
@@ -111,7 +112,8 @@ def test_a_shorter_training_keeps_its_shape():
 
 @pytest.mark.parametrize(("size", "dilations"), [((64, 32), (1, 2, 3)), ((128, 64), (3, 6, 9)), ((256, 128), (3, 6, 9))])
 def test_every_size_paints(size, dilations):
-    from dgnb.dgnet.joint import DGNet, make_networks
+    from dgnb.dgnet.joint import DGNet
+    from dgnb.dgnet.step import make_networks
 
     settings = people_settings("smoke", size=size)
     assert settings.size == size and settings.dilations == dilations
@@ -236,14 +238,14 @@ def test_an_interrupted_training_goes_on(trained, tmp_path, monkeypatch):
     """Stopped by Ctrl-C in the middle, asked again: the same weights as a training that was never stopped."""
     import signal
 
-    from dgnb.dgnet import joint
+    from dgnb.dgnet import step
 
     store, source, _ = trained
     settings, teacher = people_settings("smoke", iterations=6, batch=2), next(store.glob("baseline-*"))
     for name in "ab":
         shutil.copytree(teacher, tmp_path / name / teacher.name)
     whole = train_people(source, settings, out=tmp_path / "a", progress="off")
-    call, seen = joint.JointStep.__call__, []
+    call, seen = step.JointStep.__call__, []
 
     def interrupted(self, batch, loop):
         seen.append(loop.iteration)
@@ -251,7 +253,7 @@ def test_an_interrupted_training_goes_on(trained, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return call(self, batch, loop)
 
-    monkeypatch.setattr(joint.JointStep, "__call__", interrupted)
+    monkeypatch.setattr(step.JointStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_people(source, settings, out=tmp_path / "b", progress="off")
     resumed = train_people(source, settings, out=tmp_path / "b", progress="off")

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from dgnb.dgnet.joint import dgnet_settings, load_dgnet
+from dgnb.dgnet.joint import load_dgnet
 from dgnb.dgnet.own_people import open_model
 from dgnb.dgnet.released_weights import (DECODER_NAMES, LICENCE, STRUCTURE_NAMES, check_config, find_checkpoint, import_released, load_released, non_local_blocks,
                                          read_checkpoint)
+from dgnb.dgnet.step import dgnet_settings
 
 CLASSES = 11
 

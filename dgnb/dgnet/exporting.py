@@ -44,7 +44,7 @@ def need_onnx() -> None:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'dgnb[onnx]' (about 120 MB)")
 
-# %% ../../nbs/2_dgnet/08c_exporting.ipynb #da47a420
+# %% ../../nbs/2_dgnet/08c_exporting.ipynb #c5931da3
 def export_onnx(
     model: Model,
     path: str | Path,  # the .onnx file to write
@@ -66,7 +66,7 @@ def export_onnx(
         draft.unlink(missing_ok=True)
     return report
 
-
+# %% ../../nbs/2_dgnet/08c_exporting.ipynb #46105a34
 def _write_graph(graph: ReIDGraph, model: Model, path: Path) -> None:
     """Trace the graph with a free batch size and say in the file what it is."""
     import onnx
@@ -80,7 +80,7 @@ def _write_graph(graph: ReIDGraph, model: Model, path: Path) -> None:
     onnx.checker.check_model(made)
     onnx.save(made, str(path))
 
-
+# %% ../../nbs/2_dgnet/08c_exporting.ipynb #a3dbb367
 def check_onnx(
     path: str | Path,  # an .onnx file made by `export_onnx`
     graph: ReIDGraph,  # what it should compute

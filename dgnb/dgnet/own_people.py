@@ -21,7 +21,8 @@ from PIL import Image
 from ..arrays import check_features
 from ..augmentation import denormalise, normalise, resize_image
 from ..baseline import BaselineSettings, baseline_spec, cameras, data_spec, identities, weights_name
-from .joint import DGNet, DGNetSettings, dgnet_settings, dgnet_spec, extract_both, load_dgnet, teacher_settings
+from .joint import DGNet, dgnet_spec, extract_both, load_dgnet, teacher_settings
+from .step import DGNetSettings, dgnet_settings
 from ..image_sets import check_images
 from ..layouts import IMAGE_SUFFIXES, DiskSet, image_files
 from ..paths import local_runs
