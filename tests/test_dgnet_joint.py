@@ -212,7 +212,8 @@ def test_the_coin_is_fair_and_a_function_of_the_iteration():
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", RECIPES)
 def test_both_recipes_learn_to_rebuild(world, network, variant):
-    settings = tiny(variant, structure_width=4, hidden=16, iterations=40, lr=3e-3, decay_at=(), warmup_start=8)
+    rates = {"backbone_lr": 0.002, "head_lr": 0.005} if variant == "paper" else {}  # its feed reaches G: at high rates G pleases the teacher instead of rebuilding
+    settings = tiny(variant, structure_width=4, hidden=16, iterations=40, lr=3e-3, decay_at=(), warmup_start=8, **rates)
     _, log = trained(world, settings, network, log_every=4)
     assert log[-1]["img1"] < 0.9 * log[0]["img1"]
     assert "prim" not in log[1] and "prim" in log[2] and "prim" in log[-1]

@@ -118,8 +118,9 @@ DGNET_SCALES = {
     "smoke": {"backbone": "resnet10t", "truncate": 2, "dim": 32, "structure_width": 4, "dilations": (1, 2, 3), "blocks": 4, "hidden": 32, "critic_width": 8,
               "upsampling": "direct", "height": 64, "width": 32, "batch": 4, "iterations": 12, "backbone_lr": 0.02, "lr": 5e-4, "warmup_start": 6, "warmup_slope": 1.0},
     "laptop": {"backbone": "resnet10t", "truncate": 1, "dim": 512, "structure_width": 8, "dilations": (1, 2, 3), "hidden": 128, "critic_width": 16,
-               "upsampling": "direct", "height": 64, "width": 32, "iterations": 3000, "backbone_lr": 0.02, "lr": 5e-4, "warmup_start": 900, "warmup_slope": 2 / 120},
-    "gpu": {"backbone_lr": 0.02},
+               "upsampling": "phases", "height": 64, "width": 32, "iterations": 2000, "start_from_teacher": True, "backbone_lr": 0.005, "lr": 1e-3, "betas": (0.5, 0.999),
+               "together": True, "decay_at": (0.85, 0.95), "warmup_start": 500, "warmup_slope": 0.01},
+    "gpu": {"backbone_lr": 0.02, "iterations": 12_000, "warmup_start": 3600, "warmup_slope": 2 / 480},
     "paper": {},
 }
 
@@ -133,9 +134,9 @@ def dgnet_settings(
     own, switches = ([field.name for field in fields(kind)] for kind in (DGNetSettings, Recipe))
     for name in changes:
         choose(name, own + switches, "DG-Net setting")
-    chosen = replace(RECIPES[choose(variant, RECIPES, "recipe")], **{k: v for k, v in changes.items() if k in switches})
-    rest = {k: v for k, v in changes.items() if k in own}
-    return DGNetSettings(**(DGNET_SCALES[choose(scale, SCALES, "scale")] | {"recipe": chosen, "loss_kind": variant} | rest))
+    wanted = DGNET_SCALES[choose(scale, SCALES, "scale")] | changes
+    chosen = replace(RECIPES[choose(variant, RECIPES, "recipe")], **{k: v for k, v in wanted.items() if k in switches})
+    return DGNetSettings(**{"recipe": chosen, "loss_kind": variant} | {k: v for k, v in wanted.items() if k in own})
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #55b652b8
 class TwoStreams:
