@@ -68,6 +68,7 @@ def train_dgnet(
     from dgnb.runner import cores
     settings = people_settings(scale, recipe, parse_size(size), iterations, weights)
     source = open_people(data, cameras, partial, scale, settings.size)
+    say(f"looking at the {len(source.train) + len(source.query) + len(source.gallery):,} images of {source.name}")
     for line in look_over(source, settings):
         say(f"note: {line}")
     say(f"{source.name}: {source.num_train_identities} identities, {len(source.train):,} images to train on; {len(source.query):,} queries, {len(source.gallery):,} gallery images")

@@ -134,6 +134,9 @@ def test_imagenet_weights_go_with_their_rate(tmp_path, monkeypatch):
     torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "w.pth")
     settings = people_settings("smoke", weights=tmp_path / "w.pth")
     assert len(settings.weights) == 12 and settings.backbone_lr == 0.002 < people_settings("smoke").backbone_lr
+    world = make_world("mannequin-market", scale="smoke")
+    teacher = people_spec(world, settings).as_dict()["settings"]["teacher"]["settings"]
+    assert teacher["weights"] == settings.weights and teacher["backbone_lr"] == 0.1, "the teacher starts from them too, at the rate that suits them"
     monkeypatch.delenv(f"DGNB_WEIGHTS_{settings.weights}")
     with pytest.raises(FileNotFoundError, match="no weight file"):
         people_settings("smoke", weights=tmp_path / "nowhere.pth")
@@ -513,6 +516,16 @@ def test_export_command(dgnb, model, tmp_path):
     pytest.importorskip("onnxscript")
     status, out, err = dgnb("export", "--model", model.run.folder, "--out", tmp_path / "r.onnx", "--no-mirror")
     assert status == 0 and not err and "opset 18" in out and "largest difference" in out and (tmp_path / "r.onnx").is_file()
+
+
+def test_stopping_says_how_to_go_on(dgnb, folder, tmp_path, monkeypatch):
+    from dgnb.dgnet import own_people
+
+    def stop(*_):
+        raise KeyboardInterrupt("stopped at iteration 1 of 2")
+    monkeypatch.setattr(own_people, "train_people", stop)
+    status, out, err = dgnb("train", "dgnet", "--data", folder, "--out", tmp_path, "--scale", "smoke")
+    assert status == 130 and "the same command goes on" in out and "Traceback" not in err
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def export_onnx(
 ) -> dict:  # opset, bytes, difference, checked_with, inputs, outputs
     """Write the re-ID network to ONNX, read it back, and compare it with PyTorch for several batch sizes; a RuntimeError if they differ."""
     need_onnx()
-    path, graph = Path(path), ReIDGraph(model.network, mirror).to("cpu").eval()
+    path, graph = Path(path), ReIDGraph(deepcopy(model.network).to("cpu"), mirror).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part.onnx")
     try:

@@ -103,7 +103,8 @@ def people_spec(
 ) -> RunSpec:
     """The name of the run for a set of one's own."""
     usual = teacher_settings(settings)
-    return dgnet_spec(source, settings, seed, teacher or replace(usual, batch=min(usual.batch, len(source.train))))
+    usual = replace(usual, batch=min(usual.batch, len(source.train)), backbone_lr=BaselineSettings.backbone_lr if settings.weights else usual.backbone_lr)
+    return dgnet_spec(source, settings, seed, teacher or usual)
 
 # %% ../../nbs/2_dgnet/08_own_people.ipynb #7a1c4a1f
 def adopt_teacher(
@@ -201,17 +202,15 @@ def default_spec() -> RunSpec:
 
 def open_model(
     folder: str | Path | None = None,  # a run's folder; default: the model that comes with the project
+    device: str | None = None,  # where it shall work; default: the GPU if there is one
 ) -> Model:
     """Open a trained model; a RunStoreError if there is none or it is no DG-Net."""
-    if folder:
-        run = open_folder(folder)
-        return Model(load_dgnet(run), run)
     try:
-        run = RunStore().get(default_spec(), weights=True)
+        run = open_folder(folder) if folder else RunStore().get(default_spec(), weights=True)
     except MissingRun as error:
         raise MissingRun("no model came with this copy of dgnb: give one with --model RUN, or make the default with "
                          "`dgnb train dgnet --data mannequin-market --scale laptop`") from error
-    return Model(load_dgnet(run), run)
+    return Model(load_dgnet(run).to(device or ("cuda" if torch.cuda.is_available() else "cpu")), run)
 
 # %% ../../nbs/2_dgnet/08_own_people.ipynb #1a10ec60
 def image_paths(
