@@ -174,7 +174,7 @@ def _cost(items) -> None:
 
 @data_app.command("make")
 def data_make(
-    world: Annotated[str, typer.Argument(help="a synthetic world, e.g. mannequin-market")],
+    world: Annotated[str, typer.Argument(help="a synthetic world, e.g. mannequin-market or mannequin-mars")],
     folder: Annotated[Path, typer.Argument(help="where to write it")],
     scale: ScaleOption = "smoke",
     seed: Annotated[int, typer.Option(help="another world of the same kind")] = 0,
@@ -183,10 +183,13 @@ def data_make(
     """Write a synthetic world in the official layout of the set it stands in for, so that any re-ID software reads it."""
     one_of(scale, SCALE_NAMES, "scale")
     from dgnb.image_sets import write_image_set
-    from dgnb.worlds import make_world
-    made = make_world(world, scale=scale, seed=seed, **({"size": _size(size)} if size else {}))
-    write_image_set(made, folder)
-    say(f"{made.name}: {len(made.train)} train, {len(made.query)} query, {len(made.gallery)} gallery images in {folder}")
+    from dgnb.video_files import write_video_set
+    from dgnb.video_worlds import VIDEO_WORLDS, make_video_world
+    from dgnb.worlds import WORLDS, make_world
+    film = one_of(world, (*WORLDS, *VIDEO_WORLDS), "world") in VIDEO_WORLDS
+    made = (make_video_world if film else make_world)(world, scale=scale, seed=seed, **({"size": _size(size)} if size else {}))
+    (write_video_set if film else write_image_set)(made, folder)
+    say(f"{made.name}: {len(made.train)} train, {len(made.query)} query, {len(made.gallery)} gallery {'tracklets' if film else 'images'} in {folder}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -204,7 +207,13 @@ def data_check(
 ):
     """Read a data set, compare its counts with the published ones, and name what is missing or damaged."""
     from dgnb.image_sets import check_report, format_report, open_set
+    from dgnb.video_sets import format_video_report, is_video, open_video_set, video_report
+    from dgnb.video_worlds import VIDEO_WORLDS
     from dgnb.worlds import WORLDS
+    if is_video(where):
+        report = video_report(open_video_set(where, root, **({"scale": "smoke"} if where in VIDEO_WORLDS and root is None else {"strict": False})), frames=images)
+        say(format_video_report(report))
+        raise typer.Exit(1 if report["differences"] or report["problems"] else 0)
     report = check_report(open_set(where, root, **({"scale": "smoke"} if where in WORLDS and root is None else {"strict": False})), images=images)
     say(format_report(report))
     raise typer.Exit(1 if report["differences"] or report["problems"] else 0)

@@ -70,6 +70,7 @@ class TrackletDataset:
         return torch.from_numpy(np.stack([self.frame(int(i), int(n)) for i, n in zip(index, frames)])), np.arange(len(index))
 
 
+# %% ../nbs/1_foundations/07e_clips.ipynb #ff8fbf3c
 class TrackletCache(TrackletDataset):
     "The same, decoded and resized once and kept as bytes."
 
@@ -182,6 +183,7 @@ class ClipLoader(EpochLoop):
                 "drop_last": drop_last, "frames": self.shape[0], "stride": self.shape[1], "augmentation": repr(self.augmentation)}
 
 
+# %% ../nbs/1_foundations/07e_clips.ipynb #6faf027f
 def clip_loader(
     source: VideoReIDSet | TrackletDataset,  # a set, or tracklets that are loaded already
     size: tuple[int, int] | None = None,  # (height, width) in pixels, for a set
@@ -209,6 +211,7 @@ def chunks(
     return [range(a, b) for a, b in zip(edges, edges[1:])]
 
 
+# %% ../nbs/1_foundations/07e_clips.ipynb #fe5e2eed
 def whole_tracklets(
     tracklets: TrackletDataset,  # a data set or a cache
     most: int = 32,  # frames of a piece at most
@@ -230,6 +233,7 @@ def whole_tracklets(
             yield {"clip": clip, "index": torch.as_tensor(index).to(device)}
 
 
+# %% ../nbs/1_foundations/07e_clips.ipynb #ced332be
 def tracklet_features(
     extract,  # clips (B x T x 3 x H x W) -> features (B x D): one feature per piece
     tracklets: TrackletDataset,  # a data set or a cache

@@ -228,6 +228,16 @@ class _VideoTown(VideoReIDSet):
         return (self.name, self.kind, self.scale, self.seed, self.split, VIDEO_WORLD_VERSION, RENDERER_VERSION)
 
 # %% ../nbs/1_foundations/06d_video_worlds.ipynb #c31e2c37
+def _spoil(key, layout, frames, moments, role):
+    "Junk is badly cut; a third of MARS's distractors show nobody. Changes `moments` in place."
+    draw = lambda name: frames.spread(uniform((*key, name), frames.passage))
+    junk, stranger = (frames.spread(role == name) for name in ("junk", "distractor"))
+    moments["shift_x"] += junk * np.where(draw("cut") < 0.5, -1.0, 1.0) * (0.3 + 0.2 * draw("cut x"))
+    moments["zoom"] *= np.where(junk, 0.7 + 0.9 * draw("cut zoom"), 1.0)
+    if layout == "mars":
+        moments["presence"] = np.where(stranger & (draw("nobody") < 0.34), 0, moments["presence"])
+
+# %% ../nbs/1_foundations/06d_video_worlds.ipynb #389be1f2
 class _Filmed(_VideoTown):
     "A video world's factors, frames and truth, computed on demand."
 
@@ -250,17 +260,8 @@ class _Filmed(_VideoTown):
         looks, body = sample_appearance((*self.key, "appearance"), identity), sample_body((*self.key, "body"), identity)
         moments = walk_moments(self.key, frames, camera, self.cameras, body["height"], self.kind.pace)
         occluders = sample_occluders(self.key, frames, moments["yaw"], body["height"], self.kind.occlusion)
-        self._spoil(frames, moments, (self.table.role.to_numpy()[rows]))
+        _spoil(self.key, self.kind.layout, frames, moments, self.table.role.to_numpy()[rows])
         return frames, take(looks, frames.tracklet), take(body, frames.tracklet), moments, occluders
-
-    def _spoil(self, frames, moments, role):
-        "Junk is badly cut; a third of MARS's distractors show nobody. Changes `moments` in place."
-        draw = lambda name: frames.spread(uniform((*self.key, name), frames.passage))
-        junk, stranger = (frames.spread(role == name) for name in ("junk", "distractor"))
-        moments["shift_x"] += junk * np.where(draw("cut") < 0.5, -1.0, 1.0) * (0.3 + 0.2 * draw("cut x"))
-        moments["zoom"] *= np.where(junk, 0.7 + 0.9 * draw("cut zoom"), 1.0)
-        if self.kind.layout == "mars":
-            moments["presence"] = np.where(stranger & (draw("nobody") < 0.34), 0, moments["presence"])
 
     def film(
         self,
@@ -286,8 +287,9 @@ def encode_png(pixels: np.ndarray) -> bytes:  # uint8, H x W x 3
     return buffer.getvalue()
 
 
-class VideoWorld(_Filmed):
-    "A filmed re-ID set, made by `make_video_world`; a frame depends only on the world's settings, its seed, and which frame it is."
+# %% ../nbs/1_foundations/06d_video_worlds.ipynb #63c517cd
+class _Coded(_Filmed):
+    "A video world's files."
 
     @property
     def suffix(self) -> str:
@@ -314,7 +316,7 @@ class VideoWorld(_Filmed):
         if group:
             yield group
 
-    def prepare(self, which=None) -> VideoWorld:
+    def prepare(self, which=None):
         "Render and code (all, or the given) tracklets that are not yet in memory; returns the world."
         rows = range(len(self.tracklets)) if which is None else self._numbers(which).tolist()
         for group in self._parcels(sorted(set(rows) - self._coded.keys())):
@@ -329,6 +331,11 @@ class VideoWorld(_Filmed):
         if tracklet.index not in self._coded:
             self.prepare(tracklet)
         return self._coded[tracklet.index][n]
+
+
+# %% ../nbs/1_foundations/06d_video_worlds.ipynb #88b4d33a
+class VideoWorld(_Coded):
+    "A filmed re-ID set, made by `make_video_world`; a frame depends only on the world's settings, its seed, and which frame it is."
 
     def read_twins(self, tracklet: TrackletRecord) -> list[np.ndarray]:  # uint8, H x W x 3 each
         "All frames of a tracklet as they would be without occluders, coded and decoded like the frames."
@@ -371,6 +378,17 @@ def _checked_setting(name, value, default):
     return type(default)(value)
 
 
+def _chosen_occlusion(usual: Occlusion, wanted) -> Occlusion:
+    "A world's occlusion, with some fields or all of it replaced."
+    if wanted is None or isinstance(wanted, Occlusion):
+        return wanted or usual
+    names = [f.name for f in fields(Occlusion)]
+    for key in wanted:
+        if key not in names:
+            _refuse("occlusion setting", key, names)
+    return replace(usual, **wanted)
+
+# %% ../nbs/1_foundations/06d_video_worlds.ipynb #5926b631
 def make_video_world(
     name: str,  # one of `VIDEO_WORLDS`
     scale: str = "smoke",  # "smoke", "laptop" or "gpu": how many people and how long they walk
@@ -401,9 +419,5 @@ def make_video_world(
         raise ValueError(f"seed={seed!r}: give a whole number")
     if split not in range(10 if kind.layout == "ilids-vid" else 1):
         raise ValueError(f"{name} has {'splits 0 to 9' if kind.layout == 'ilids-vid' else 'one split, 0'}; split={split!r}")
-    if occlusion is not None:
-        unknown = set(occlusion) - {f.name for f in fields(Occlusion)} if isinstance(occlusion, dict) else ()
-        for key in unknown:
-            _refuse("occlusion setting", key, (f.name for f in fields(Occlusion)))
-        kind = replace(kind, occlusion=replace(kind.occlusion, **occlusion) if isinstance(occlusion, dict) else occlusion)
+    kind = replace(kind, occlusion=_chosen_occlusion(kind.occlusion, occlusion))
     return VideoWorld(name, kind, VideoScale(**settings), int(seed), int(split), _checked_device(device))

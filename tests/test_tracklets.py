@@ -12,8 +12,9 @@ from scipy.io import loadmat, savemat
 
 from dgnb.own_tracklets import frame_number, mot_tracklets, order_frames, read_mot_boxes, read_tracklet_folder, read_tracklet_set
 from dgnb.tracklets import TrackletRecord, VideoReIDSet, crop_box, query_rule, unmatched_queries
-from dgnb.video_sets import (DUKE_FRAME, MARS_FRAME, PUBLISHED, check_tracklets, check_video_counts, format_video_report, frame_name,
-                             guess_video_layout, load_video_set, open_video_set, parse_frame, video_layout_of, video_report, write_video_set)
+from dgnb.video_files import DUKE_FRAME, MARS_FRAME, frame_name, parse_frame, video_layout_of, write_video_set
+from dgnb.video_sets import (PUBLISHED, check_tracklets, check_video_counts, format_video_report, guess_video_layout, is_video, load_video_set, open_video_set,
+                             video_report)
 from dgnb.video_worlds import VIDEO_WORLDS, make_video_world
 
 torch.set_num_threads(1)
@@ -461,3 +462,40 @@ def test_what_cannot_be_opened(tmp_path):
         open_video_set(tmp_path)
     with pytest.raises(ValueError, match="give the folder you unpacked it to"):
         open_video_set("mars")
+
+
+def test_image_sets_are_not_taken_for_video(written, tmp_path):
+    for path in ("market/bounding_box_train/0001_c1s1_000001_00.jpg", "market/query/0001_c1s1_000001_00.jpg", "market/bounding_box_test/0001_c1s1_000001_00.jpg",
+                 "msmt/train/0000/0000_000_01_0303morning_0015_0.jpg", "msmt/test/0000/0000_000_01_0303morning_0015_0.jpg", "own/anna/1.jpg", "own/bert/1.jpg",
+                 "cuhk/detected/query/0003_c1_21.png"):
+        paint(tmp_path / path)
+    assert not any(is_video(tmp_path / name) for name in ("market", "msmt", "own", "cuhk", "none")) and not is_video("mannequin-market")
+    assert all(is_video(root) for root in written.values()) and is_video("mars") and is_video("mannequin-mars")
+
+
+def test_a_written_world_is_opened_by_its_name(written):
+    assert open_video_set("mannequin-mars", written["mannequin-mars"]).name == "mannequin-mars"
+    with pytest.raises(ValueError, match="holds mannequin-mars, not mannequin-ilids"):
+        open_video_set("mannequin-ilids", written["mannequin-mars"])
+    with pytest.raises(ValueError, match="holds no written world, not mannequin-ilids; write it with: dgnb data make"):
+        open_video_set("mannequin-ilids", written["mannequin-mars"].parent)
+
+
+def test_the_command_line_makes_and_checks_video_sets(tmp_path, capsys):
+    from dgnb.cli import app
+
+    def run(*words):
+        with pytest.raises(SystemExit) as done:
+            app([str(word) for word in words])
+        return done.value.code, capsys.readouterr().out
+
+    status, out = run("data", "make", "mannequin-ilids", tmp_path / "film", "--seed", "3")
+    assert status == 0 and "16 train, 8 query, 8 gallery tracklets" in out
+    status, out = run("data", "check", tmp_path / "film")
+    assert status == 0 and "all frames can be decoded" in out and "queries are not in the gallery" in out
+    frame = sorted((tmp_path / "film").rglob("*.png"))[0]
+    frame.write_bytes(frame.read_bytes()[:50])
+    status, out = run("data", "check", "mannequin-ilids", tmp_path / "film")
+    assert status == 1 and f"DAMAGED" in out and frame.name in out
+    status, out = run("data", "check", "mannequin-mars", "--no-images")
+    assert status == 0 and "queries are searched among the gallery; 0 of" in out
