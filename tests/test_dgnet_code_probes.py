@@ -85,5 +85,8 @@ def test_the_recipe(tmp_path):
     found = compare_codes([run], "a", "s", ("upper_colour", "no such factor"))
     table = {code: code_skills(run.metrics, code).set_index("factor").skill["upper_colour"] for code in "as"}
     assert found.mean == pytest.approx(table["a"] - table["s"], abs=5e-3)
+    names = ("upper_colour", "yaw")
+    learned, bare, beyond = (compare_codes([one], "a", "s", names, beyond=twin) for one, twin in ((run, None), (fresh, None), (run, [fresh])))
+    assert beyond.mean == pytest.approx(learned.mean - bare.mean, abs=1e-9)
     with pytest.raises(ValueError, match="none of no such factor was probed"):
         compare_codes([run], "a", "s", ("no such factor",))

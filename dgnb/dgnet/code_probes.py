@@ -205,10 +205,14 @@ def compare_codes(
     first: str,  # a code
     second: str,  # the code it is compared with
     factors: Sequence[str],  # over which the skill is averaged; those that do not vary in this world are left out
+    beyond: Sequence | None = None,  # untrained twins of the runs: their difference is taken off, person by person
 ) -> Interval:
-    """Mean skill of the first code minus the second's, with the interval over people."""
+    """Mean skill of the first code minus the second's, with the interval over people; a ValueError for factors that were not probed."""
     rows = [runs[0].metrics["factors"].index(name) for name in factors if name in runs[0].metrics["factors"]]
     if not rows:
         raise ValueError(f"none of {', '.join(factors)} was probed; there are {', '.join(runs[0].metrics['factors'])}")
-    stack = lambda name: np.stack([run.per_query[name][rows] for run in runs])
-    return skill_difference(stack(f"loss_{first}"), stack(f"loss_{second}"), runs[0].per_query["constant"][rows])
+    stack = lambda which, name: np.stack([run.per_query[f"loss_{name}"][rows].astype(np.float64) for run in which])
+    high, low = stack(runs, first), stack(runs, second)
+    if beyond is not None:
+        high, low = high + stack(beyond, second), low + stack(beyond, first)
+    return skill_difference(high, low, runs[0].per_query["constant"][rows])
