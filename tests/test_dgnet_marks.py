@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgnb.bodies import PARTS
 from dgnb.dgnet.joint import dgnet_spec, extract_both, load_dgnet
 from dgnb.dgnet.marks import LOGO, MARKS, REGULAR, centred, dressed, extremes, levels, marks_spec, share_carried, wearing
 from dgnb.dgnet.step import dgnet_settings
@@ -49,8 +50,9 @@ def test_a_mark_changes_nothing_but_the_mark(world, pairs):
     assert worn["pattern"].tolist() == [0, 0] and worn["logo"].tolist() == [1, 1] and worn["upper_colour"] is looks["upper_colour"]
     assert looks["pattern"].tolist() == [3, 0]
     plain, marked = (dressed(world, pairs.appearance, pairs.structure, mark) for mark in ("plain", "stripes"))
-    other = (plain.images != marked.images).any(-1)
-    assert other.any() and torch.equal(plain.silhouette, marked.silhouette) and not other[~plain.silhouette.bool()].float().mean() > 0.02
+    other, shirt = (plain.images.float() - marked.images.float()).abs().mean(-1), plain.parts == PARTS.index("upper")
+    assert torch.equal(plain.silhouette, marked.silhouette) and torch.equal(plain.parts, marked.parts)
+    assert other[shirt].mean() > 10 * other[~plain.silhouette.bool()].mean()  # a little spills over the edge by blur
 
 
 def test_who_wears_it_already_is_the_true_swap(world, pairs):

@@ -116,7 +116,13 @@ def marks_spec(
 def extremes(shares: np.ndarray, kinds: tuple[str, ...], count: int) -> list[tuple[int, int]]:  # marks x pairs -> (mark, pair), best first, then worst
     """Of some kinds of marks, the shares nearest to 1 and those lowest, each pair once in each list."""
     seen = [(k, n) for k in (MARKS.index(kind) for kind in kinds) for n in np.flatnonzero(np.isfinite(shares[k]))]
-    first = lambda key: list({n: (k, n) for k, n in sorted(seen, key=key, reverse=True)}.values())[::-1][:count]
+
+    def first(key):
+        of_pair = {}
+        for at in sorted(seen, key=key):
+            of_pair.setdefault(at[1], at)
+        return list(of_pair.values())[:count]
+
     return first(lambda at: abs(shares[at] - 1)) + first(lambda at: shares[at])[::-1]
 
 
