@@ -11,20 +11,22 @@ from torch import nn
 
 from ..augmentation import normalise
 from ..scales import choose
+from ..tracklets import VideoReIDSet
 from .video_reid import VideoReIDNetwork
 
 # %% auto #0
-__all__ = ['Discriminator', 'local_view', 'critic_loss', 'fooling_loss', 'IDGuider']
+__all__ = ['LOCAL_VIEWS', 'Discriminator', 'local_view', 'critic_loss', 'fooling_loss', 'IDGuider', 'identity_loss',
+           'check_guider']
 
-# %% ../../nbs/3_vrstc/04_critics.ipynb #73e58477
+# %% ../../nbs/3_vrstc/04_critics.ipynb #28469373
 class Discriminator(nn.Module):
     """Six 3x3 convolutions of stride 2 and a linear unit (VRSTC, 3.1; widths, batch norm and leaky ReLU not in the paper)."""
 
     def __init__(
         self,
         size: tuple[int, int] = (128, 64),  # height and width of its images
-        width: int = 64,  # channels of the first convolution
-        norm: bool = True,  # batch normalisation on all but the first
+        width: int = 64,  # channels of the first convolution (not in the paper)
+        norm: bool = True,  # batch normalisation on all but the first (not in the paper)
     ):
         super().__init__()
         widths, layers = [3] + [min(width * 2**n, 8 * width) for n in range(6)], []
@@ -34,56 +36,93 @@ class Discriminator(nn.Module):
         self.verdict = nn.Linear(widths[-1] * -(-size[0] // 64) * -(-size[1] // 64), 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W in -1..1 -> B, before the sigmoid
+        """Verdicts: above 0 = real, below 0 = painted. ValueError for images of another size."""
+        if tuple(images.shape[-2:]) != self.size:
+            raise ValueError(f"this discriminator judges images of {self.size[0]}x{self.size[1]}, got {images.shape[-2]}x{images.shape[-1]}: resize them, or make one with size=...")
         return self.verdict(self.layers(images).flatten(1)).squeeze(1)
+
+# %% ../../nbs/3_vrstc/04_critics.ipynb #4ece6b98
+LOCAL_VIEWS = ("canvas", "crop")
 
 
 def local_view(
     images: torch.Tensor,  # B x 3 x H x W
-    mask: torch.Tensor,  # B x 1 x H x W, 1 = hole, one rectangle each
-    kind: str = "canvas",  # "canvas": the hole on a black canvas (VRSTC eq. 8); "crop": the hole alone, resized
-    size: tuple[int, int] = (64, 64),  # of the crop
-) -> torch.Tensor:
-    """What the local discriminator sees."""
-    if choose(kind, ("canvas", "crop"), "local view") == "canvas":
+    mask: torch.Tensor,  # B x 1 x H x W, 1 = hole
+    kind: str = "canvas",  # "canvas": zeros outside the hole (VRSTC eq. 8); "crop": the rectangle around the hole, resized
+    size: tuple[int, int] = (64, 64),  # height and width of the crop (not in the paper)
+) -> torch.Tensor:  # B x 3 x H x W, or B x 3 x size
+    """What the local discriminator sees. ValueError for an empty mask where a crop is asked for."""
+    if choose(kind, LOCAL_VIEWS, "local view") == "canvas":
         return images * mask.to(images)
-    views = []
-    for image, hole in zip(images, mask[:, 0] > 0):
-        rows, columns = hole.any(1).nonzero().flatten(), hole.any(0).nonzero().flatten()
-        part = image[:, rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-        views.append(F.interpolate(part[None], size, mode="bilinear", align_corners=False))
-    return torch.cat(views)
+    return torch.cat([F.interpolate(_cut(image, hole), size, mode="bilinear", align_corners=False) for image, hole in zip(images, mask[:, 0] > 0)])
 
-# %% ../../nbs/3_vrstc/04_critics.ipynb #fc5b82b4
-def critic_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:  # verdicts before the sigmoid -> scalar
-    """What a discriminator minimises (VRSTC eq. 7 and 8 in their standard form)."""
+
+def _cut(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:  # 3 x H x W; bool, H x W -> 1 x 3 x h x w
+    """The rectangle around the hole."""
+    rows, columns = (hole.any(axis).nonzero().flatten() for axis in (1, 0))
+    if not len(rows):
+        raise ValueError("an empty mask has no crop: leave frames without a hole out, or use the canvas")
+    return image[None, :, rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+# %% ../../nbs/3_vrstc/04_critics.ipynb #1d958452
+def critic_loss(
+    real: torch.Tensor,  # B verdicts on original frames, before the sigmoid
+    fake: torch.Tensor,  # B verdicts on painted frames, cut off from the generators
+) -> torch.Tensor:  # scalar, at least 0; 2 log 2 = 1.386 for verdicts of 0
+    """What a discriminator minimises (VRSTC eq. 7 and 8 in their standard form), in 32 bits."""
     return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
 
 
-def fooling_loss(fake: torch.Tensor) -> torch.Tensor:  # verdicts before the sigmoid -> scalar
-    """What the generators minimise (the form that does not saturate; not said in the paper)."""
+def fooling_loss(
+    fake: torch.Tensor,  # B verdicts on painted frames, before the sigmoid
+) -> torch.Tensor:  # scalar, at least 0; log 2 = 0.693 for verdicts of 0
+    """What the generators minimise: -log D instead of the equation's log(1 - D), which is flat where D is sure (not in the paper)."""
     return F.softplus(-fake.float()).mean()
 
-# %% ../../nbs/3_vrstc/04_critics.ipynb #28469373
+# %% ../../nbs/3_vrstc/04_critics.ipynb #d521ac99
 class IDGuider(nn.Module):
-    """R: the pretrained re-ID network, frozen; gradients pass through it to the image (VRSTC eq. 9)."""
+    """R: a pretrained re-ID network, which is frozen; gradients pass through it to the image (VRSTC eq. 9)."""
 
     def __init__(
         self,
-        network: VideoReIDNetwork,  # pretrained on the same identities
-        size: tuple[int, int] = (256, 128),  # of the images that it was trained on
+        network: VideoReIDNetwork,  # pretrained on the same people; its weights will no longer take gradients
+        size: tuple[int, int] = (256, 128),  # height and width of the images that it was trained on
     ):
         super().__init__()
         self.network, self.size = network, tuple(size)
         self.requires_grad_(False)
         self.train(False)
 
+    @property
+    def num_classes(self) -> int:
+        """K, people that it tells apart."""
+        return self.network.num_classes
+
     def train(self, mode: bool = True):
-        """Stays in evaluation mode."""
+        """Stays in evaluation mode, whatever is asked for."""
         return super().train(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W in -1..1 -> B x K
-        """Class scores of single frames, each a clip of one: from -1..1 to normalised images of its own size."""
+        """Class scores of single frames, each a clip of one."""
         levels = (images + 1) * 127.5
         if tuple(images.shape[-2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bilinear", align_corners=False)
         return self.network(normalise(levels)[:, None])
+
+
+def identity_loss(
+    scores: torch.Tensor,  # B x K, of the guider
+    label: torch.Tensor,  # B, class numbers of the people in the frames
+) -> torch.Tensor:  # scalar
+    """Cross-entropy of the painted person with the true one (VRSTC eq. 9), in 32 bits."""
+    return F.cross_entropy(scores.float(), label)
+
+# %% ../../nbs/3_vrstc/04_critics.ipynb #b815d5a3
+def check_guider(
+    guider: IDGuider,  # or anything with `num_classes`
+    source: VideoReIDSet,  # what STCnet will learn from
+) -> None:
+    """Refuse a guider that tells another number of people apart than the set has in training: ValueError."""
+    if guider.num_classes != source.num_train_identities:
+        raise ValueError(f"the guider tells {guider.num_classes} people apart, {source.name} has {source.num_train_identities} in training: "
+                         "train the guider on the same tracklets")
