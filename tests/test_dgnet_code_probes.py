@@ -50,6 +50,12 @@ def test_a_difference_is_that_of_the_mean_skills():
     assert seeds.mean == pytest.approx(0.25) and seeds.seeds == 2 and seeds.spread == pytest.approx(np.std([0.3, 0.2], ddof=1))
 
 
+def test_a_draw_without_variation_says_nothing():
+    constant = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    found = skill_difference(np.zeros((2, 3)), constant, constant)
+    assert found.mean == 1.0 and 0.5 <= found.low <= found.high <= 1.0
+
+
 def test_noise_is_no_difference_and_the_interval_is_over_people():
     rng = np.random.default_rng(1)
     constant = np.ones((2, 60))

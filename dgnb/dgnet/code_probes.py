@@ -140,7 +140,8 @@ def skill_difference(
     draw = numpy_generator("bootstrap", seed).integers(0, people, (resamples, people))
     times = np.stack([np.bincount(row, minlength=people) for row in draw]).astype(np.float64)
     per_seed = (gain.sum(2) / constant.sum(1)).mean(1)
-    drawn = ((times @ gain.mean(0).T) / np.maximum(times @ constant.T, 1e-12)).mean(1)
+    gained, possible = times @ gain.mean(0).T, times @ constant.T
+    drawn = np.divide(gained, possible, out=np.zeros_like(gained), where=possible > 0).mean(1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Interval(float(per_seed.mean()), float(low), float(high), 0.95, people, len(gain), float(per_seed.std(ddof=1)) if len(gain) > 1 else None)
 
