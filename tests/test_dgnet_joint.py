@@ -187,16 +187,17 @@ def test_sharing_a_pass_gives_the_update_of_separate_passes(world, network, monk
     for decoupled in (True, False):
         monkeypatch.setattr(Recipe, "decoupled", property(lambda self: decoupled))
         monkeypatch.setattr(JointStep, "coin", lambda self, iteration: coin)
-        nets, loop, batch = one_step(world, network, tiny())
+        nets, loop, batch = one_step(world, network, tiny(), "64-true", double=True)  # in 32 bits near-ties of maxima are decided by rounding
+        batch = {side: {k: v.double() if v.is_floating_point() else v for k, v in views.items()} for side, views in batch.items()}
         nets.appearance.backbone.train()
-        losses = JointStep(tiny(), nets.teacher)(batch, loop)
+        losses = JointStep(tiny(), nets.teacher.double())(batch, loop)
         grads = {name: torch.cat([p.grad.flatten() for p in getattr(nets, name).parameters() if p.grad is not None]) for name in PARTS}
         buffers = torch.cat([b.flatten().float() for b in nets.appearance.buffers()])
         found.append(({name: value.item() for name, value in losses.items()}, grads, buffers))
     (losses, grads, buffers), (losses2, grads2, buffers2) = found
     assert losses == pytest.approx(losses2, rel=1e-5, abs=1e-9) and {*losses} == {*TERMS, "d", "r1"}
     for name in PARTS:
-        assert (grads[name] - grads2[name]).norm() <= 1e-4 * grads[name].norm(), name
+        assert (grads[name] - grads2[name]).norm() <= 1e-6 * grads[name].norm(), name
     assert torch.allclose(buffers, buffers2, atol=1e-6)
 
 

@@ -24,9 +24,9 @@ from ..training import Schedule, ramp
 
 # %% auto #0
 __all__ = ['RECIPES', 'TERMS', 'GENERATOR_TERMS', 'absolute_error', 'identification', 'divergence', 'Networks', 'Views', 'Recipe',
-           'in_batches', 'look_at', 'Generated', 'generate', 'rebuild_terms', 'critic_terms', 'real_terms', 'Looks',
-           'look_at_generated', 'code_terms', 'teacher_target', 'feed_terms', 'all_terms', 'total', 'loss_weights',
-           'parts', 'gradient_reach']
+           'in_batches', 'look_at', 'Generated', 'generate', 'image_terms', 'fooling_term', 'rebuild_terms',
+           'critic_terms', 'real_terms', 'Looks', 'look_at_generated', 'code_terms', 'teacher_target', 'feed_terms',
+           'all_terms', 'total', 'loss_weights', 'parts', 'gradient_reach']
 
 # %% ../../nbs/2_dgnet/05_losses.ipynb #14f16775
 def absolute_error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:  # same shape -> scalar
@@ -159,13 +159,21 @@ def generate(nets: Networks, views: Views, recipe: Recipe) -> Generated:
     return Generated(codes.chunk(2)[0], structure, *images.chunk(3))
 
 # %% ../../nbs/2_dgnet/05_losses.ipynb #24390a41
-def rebuild_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Self-reconstruction, reconstruction from the positive, and fooling D (DG-Net eq. 1, 2, 7)."""
+def image_terms(views: Views, made: Generated) -> dict[str, torch.Tensor]:
+    """Self-reconstruction and reconstruction from the positive (DG-Net eq. 1, 2)."""
     real = torch.cat(views.image)
+    return {"img1": 2 * absolute_error(made.rebuilt, real), "img2": 2 * absolute_error(made.from_positive, real)}
+
+
+def fooling_term(nets: Networks, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """What the painter minimises of DG-Net eq. 7; D hands on the gradient and keeps none."""
     with frozen(nets.discriminator):
-        verdicts = nets.discriminator(made.swapped)
-    return {"img1": 2 * absolute_error(made.rebuilt, real), "img2": 2 * absolute_error(made.from_positive, real),
-            "adv": 2 * generator_loss(verdicts, recipe.gan)}
+        return {"adv": 2 * generator_loss(nets.discriminator(made.swapped), recipe.gan)}
+
+
+def rebuild_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Both reconstructions, and fooling D."""
+    return image_terms(views, made) | fooling_term(nets, made, recipe)
 
 
 def critic_terms(nets: Networks, views: Views, made: Generated, recipe: Recipe) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@
 # %% ../../nbs/2_dgnet/05b_step.ipynb #c4c64660
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from ..augmentation import Augmentation
 from .appearance import AppearanceEncoder
 from .decoder import Decoder
 from .discriminator import MultiScaleDiscriminator
-from .losses import GENERATOR_TERMS, RECIPES, TERMS, Generated, Networks, Recipe, Views, all_terms, critic_terms, generate, loss_weights, total
+from .losses import (GENERATOR_TERMS, RECIPES, TERMS, Generated, Networks, Recipe, Views, all_terms, code_terms, critic_terms, feed_terms,
+                               fooling_term, generate, image_terms, look_at, look_at_generated, loss_weights, real_terms, total)
 from .structure import StructureEncoder
 from .teacher import Teacher
 from ..sampling import ImageCache, train_loader
@@ -24,8 +25,8 @@ from ..training import Loop
 from ..worlds import ReIDSet
 
 # %% auto #0
-__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'make_optimizers', 'descend',
-           'average_gradients', 'JointStep']
+__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'make_optimizers', 'weights_of',
+           'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct', 'Stages']
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #2eb4a0f2
 @dataclass(frozen=True)
@@ -193,27 +194,43 @@ def make_networks(
 # %% ../../nbs/2_dgnet/05b_step.ipynb #dab41b6c
 def make_optimizers(nets: Networks, settings: DGNetSettings) -> dict[str, torch.optim.Optimizer]:
     """SGD for E_a, Adam for E_s and G, Adam for D."""
-    adam = lambda parameters: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    adam = lambda parameters: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
     heads = [*nets.appearance.prim.parameters(), *nets.appearance.fine.parameters()]
     groups = [{"params": list(nets.appearance.backbone.parameters()), "lr": settings.backbone_lr}, {"params": heads, "lr": settings.head_lr}]
-    return {"encoder": torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay),
+    return {"encoder": torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay, foreach=True),
             "generator": adam([*nets.structure.parameters(), *nets.decoder.parameters()]), "critic": adam(nets.discriminator.parameters())}
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #6f051c05
+def weights_of(loop: Loop, names: Iterable[str]) -> list[torch.Tensor]:  # names of optimizers -> what they move
+    """All weights of some optimizers."""
+    return [p for name in names for group in loop.plain_optimizers[name].param_groups for p in group["params"]]
+
+
+def clear(loop: Loop, *names: str) -> None:  # names of optimizers
+    """Forget the gradients of their weights."""
+    for name in names:
+        loop.optimizers[name].zero_grad(set_to_none=True)
+
+
+def move(loop: Loop, *names: str) -> None:  # names of optimizers
+    """Average the gradients over processes, each optimizer's together; then the steps."""
+    for name in names:
+        average_gradients(loop.fabric, weights_of(loop, [name]))
+    for name in names:
+        loop.optimizers[name].step()
+
+
 def descend(
     loop: Loop,  # holds the optimizers
     losses: Mapping[str | tuple[str, ...], torch.Tensor],  # for each optimizer, or several together, the loss its weights go down
 ) -> None:
-    """Gradients of each loss for the weights of its own optimizers only, averaged over processes; then the steps."""
+    """Gradients of each loss for the weights of its own optimizers only; then the steps."""
     groups = [(key,) if isinstance(key, str) else key for key in losses]
-    for name in (name for group in groups for name in group):
-        loop.optimizers[name].zero_grad(set_to_none=True)
+    names = [name for group in groups for name in group]
+    clear(loop, *names)
     for n, (group, loss) in enumerate(zip(groups, losses.values())):
-        weights = [p for name in group for g in loop.plain_optimizers[name].param_groups for p in g["params"]]
-        loop.fabric.backward(loss, inputs=weights, retain_graph=n + 1 < len(losses))
-        average_gradients(loop.fabric, weights)
-    for name in (name for group in groups for name in group):
-        loop.optimizers[name].step()
+        loop.fabric.backward(loss, inputs=weights_of(loop, group), retain_graph=n + 1 < len(losses))
+    move(loop, *names)
 
 
 def average_gradients(
@@ -248,6 +265,8 @@ class JointStep:
         nets = Networks(**loop.plain_modules, teacher=self.teacher)
         weights = {name: schedule(loop.iteration) for name, schedule in self.schedules.items()}
         views = Views.of(batch["a"], batch["b"])
+        if self.settings.recipe.decoupled:
+            return Stages(self, nets, views, weights, loop).run()
         made, critic = self.teach_critic(nets, views, loop)
         return self.teach_others(nets, views, made, weights, loop) | critic
 
@@ -270,3 +289,70 @@ class JointStep:
         else:
             descend(loop, {("encoder", "generator"): total(terms, weights)})
         return terms
+
+# %% ../../nbs/2_dgnet/05b_step.ipynb #f887b29d
+def encode(nets: Networks, views: Views, recipe: Recipe) -> tuple[Generated, torch.Tensor, torch.Tensor]:
+    """Codes, structure and swaps with the structure cut off from E_s; the end on E_s's side; the positives' codes."""
+    with torch.no_grad():
+        own, other = look_at(nets.appearance, [*views.image, *views.positive], recipe.together).code.chunk(2)
+    structure = nets.structure(torch.cat(views.image))
+    loose = structure.detach().requires_grad_()
+    s_a, s_b = loose.chunk(2)
+    return Generated(own, loose, nets.decoder(torch.cat([s_b, s_a]), own), None, None), structure, other
+
+
+def reconstruct(nets: Networks, made: Generated, other: torch.Tensor) -> Generated:
+    """Add both kinds of reconstruction to what `encode` gave; `other` are the positives' codes."""
+    images = nets.decoder(torch.cat([made.structure, made.structure]), torch.cat([made.code, other]))
+    return Generated(made.code, made.structure, made.swapped, *images.chunk(2))
+
+# %% ../../nbs/2_dgnet/05b_step.ipynb #1b66499f
+class Stages:
+    """One iteration of a recipe in which no term trains both E_a and the generator: each graph is used up before the next is made."""
+
+    def __init__(self, step: JointStep, nets: Networks, views: Views, weights: Mapping[str, float], loop: Loop):
+        self.step, self.recipe = step, step.settings.recipe
+        self.nets, self.views, self.weights, self.loop = nets, views, weights, loop
+
+    def run(self) -> dict[str, torch.Tensor]:  # losses by name
+        """Paint the swaps, teach D, collect gradients for the others; they move at the end."""
+        with self.loop.fabric.autocast():
+            made, structure, other = encode(self.nets, self.views, self.recipe)
+            critic = critic_terms(self.nets, self.views, made, self.recipe)
+        descend(self.loop, {"critic": critic["d"] + self.step.settings.r1 * critic["r1"]})
+        clear(self.loop, "encoder", "generator")
+        terms = self.real() | self.images(made, other) | self.painted(made)
+        if made.structure.grad is not None:
+            structure.backward(made.structure.grad, inputs=list(self.nets.structure.parameters()))
+        move(self.loop, "encoder", "generator")
+        return terms | critic
+
+    def pull(self, name: str, terms: Mapping[str, torch.Tensor], ends: Iterable[torch.Tensor] = (), again: bool = False) -> None:
+        """Add the gradients of some terms for an optimizer's weights, and at loose ends; `again`: the graph is needed once more."""
+        if isinstance(loss := total(terms, self.weights), torch.Tensor):
+            self.loop.fabric.backward(loss, inputs=[*weights_of(self.loop, [name]), *ends], retain_graph=again)
+
+    def real(self) -> dict[str, torch.Tensor]:
+        """What E_a learns from real people."""
+        with self.loop.fabric.autocast():
+            terms = real_terms(self.nets, self.views, self.weights, self.recipe)
+        self.pull("encoder", terms)
+        return {name: loss.detach() for name, loss in terms.items()}
+
+    def images(self, made: Generated, other: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the generator learns from reconstructions."""
+        with self.loop.fabric.autocast():
+            terms = image_terms(self.views, reconstruct(self.nets, made, other))
+        self.pull("generator", terms, [made.structure])
+        return {name: loss.detach() for name, loss in terms.items()}
+
+    def painted(self, made: Generated) -> dict[str, torch.Tensor]:
+        """What E_a and the generator learn from swaps, by one pass of E_a for both."""
+        feeding, coin = self.recipe.feed != "off" and bool(self.weights["prim"] or self.weights["fine"]), self.step.coin(self.loop.iteration)
+        with self.loop.fabric.autocast():
+            looks = look_at_generated(self.nets, made.swapped, self.recipe, feeding)
+            terms = fooling_term(self.nets, made, self.recipe) | code_terms(self.nets, self.views, made, looks, self.weights, self.recipe, coin)
+            fed = feed_terms(self.nets, self.views, made, looks.student, self.recipe) if feeding else {}
+        self.pull("encoder", fed, again=True)
+        self.pull("generator", terms, [made.structure])
+        return {name: loss.detach() for name, loss in (terms | fed).items()}
