@@ -589,6 +589,7 @@ class RunStore(_Inventory):
     ) -> Path:  # the shipped folder
         """Copy a run's metrics, per-query results and log (and weights) to the shipped shelf; a `RunStoreError` when it does not qualify."""
         run = open_run(self.local / spec.name, spec) if (self.local / spec.name).is_dir() else self.get(spec)
+        weights = weights or (self.shipped / spec.name / "weights.safetensors").is_file()  # what was shipped with weights stays so
         names = _files_to_ship(run, weights, limit)
         made = self.shipped / f"{spec.name}.part"
         if not run.shipped:

@@ -254,6 +254,7 @@ def test_shipping_leaves_weights_behind_unless_asked(store, spec):
         run.weights()
     assert store.get(spec, weights=True).shipped is False
     assert store.ship(spec, weights=True) and store.get(spec, weights=True).shipped
+    assert store.ship(spec) and store.get(spec, weights=True).shipped  # shipped again with an item's record, it keeps them
 
 
 def test_shipping_refuses_what_is_too_large_or_too_precise(store, spec):
