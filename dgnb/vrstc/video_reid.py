@@ -5,49 +5,109 @@
 # %% ../../nbs/3_vrstc/00_video_reid.ipynb #565649f6
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import Backbone, build_backbone, pool_maps
+from ..clips import chunks
 from ..scales import choose
 
 # %% auto #0
-__all__ = ['PLACES', 'NonLocalBlock', 'VideoBackbone', 'VideoReIDNetwork']
+__all__ = ['STAGES', 'PLACES', 'temporal_average', 'NonLocalBlock', 'attention_weights', 'nonlocal_places', 'VideoBackbone',
+           'VideoReIDNetwork']
 
-# %% ../../nbs/3_vrstc/00_video_reid.ipynb #c219bd76
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #1ba2c5b0
+def temporal_average(
+    features: torch.Tensor,  # B x T x C
+    keep: torch.Tensor | None = None,  # bool B x T: frames that count; None: all. Where none of a clip counts, all do
+) -> torch.Tensor:  # B x C
+    """The mean over the frames of each clip (VRSTC eq. 11), or over those that are kept (its Table 2 discards the others)."""
+    if keep is None:
+        return features.mean(1)
+    weights = (keep | ~keep.any(1, keepdim=True)).to(features)[..., None]
+    return (features * weights).sum(1) / weights.sum(1)
+
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #74597bc4
 class NonLocalBlock(nn.Module):
-    """Every position of a clip looks at every other: x + BN(W y), y = softmax(theta(x)^T phi(x)) g(x) (Wang et al., 2018); starts as the identity."""
+    """Every cell of a clip looks at every other: x + BN(W y), y = softmax(theta(x)^T phi(x)) g(x) (Wang et al., 2018); starts as the identity."""
 
     def __init__(
         self,
-        channels: int,  # C, of the maps
-        pool: bool = True,  # keys and values at half the height and width
+        channels: int,  # C, of the maps; even
+        pool: bool = True,  # answers (phi and g) at half the height and width; not in the paper
+        scaled: bool = False,  # divide the products by the root of C/2, as transformers do; not in the paper
     ):
         super().__init__()
         inner = channels // 2
+        self.scale = inner**-0.5 if scaled else 1.0
         self.theta, self.phi, self.g = (nn.Conv2d(channels, inner, 1) for _ in range(3))
         self.out, self.norm = nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels)
-        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
+        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         nn.init.zeros_(self.norm.weight)
         nn.init.zeros_(self.norm.bias)
+
+    def project(self, x: torch.Tensor, frames: int) -> tuple[torch.Tensor, ...]:  # B*T x C x h x w; T -> three of B x cells x C/2
+        """What each cell asks (theta), what it answers to (phi), and what it answers (g). ValueError when the maps are no whole clips."""
+        if frames < 1 or len(x) % frames:
+            raise ValueError(f"{len(x)} maps are no clips of {frames} frames: give the maps of all frames of each clip, one clip after the other")
+        parts = self.theta(x) * self.scale, self.pool(self.phi(x)), self.pool(self.g(x))
+        return tuple(part.movedim(1, -1).reshape(len(x) // frames, -1, part.shape[1]) for part in parts)
 
     def forward(
         self,
         x: torch.Tensor,  # B*T x C x h x w, the T frames of a clip one after the other
         frames: int,  # T
     ) -> torch.Tensor:  # the same shape
-        clips, (_, _, height, width) = len(x) // frames, x.shape
-        tokens = lambda maps: maps.unflatten(0, (clips, frames)).movedim(2, -1).flatten(1, 3)  # clips x T*h*w x C/2
-        query, key, value = tokens(self.theta(x)), tokens(self.pool(self.phi(x))), tokens(self.pool(self.g(x)))
+        query, key, value = (part[:, None] for part in self.project(x, frames))
         y = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        y = y.unflatten(1, (frames, height, width)).movedim(-1, 2).flatten(0, 1)
-        return x + self.norm(self.out(y.contiguous()))
+        y = y.reshape(len(x), *x.shape[2:], -1).movedim(-1, 1)
+        return x + self.norm(self.out(y))
 
-# %% ../../nbs/3_vrstc/00_video_reid.ipynb #a6034649
-PLACES = {"vrstc": {"layer2": (1, 3), "layer3": (1, 3, 5)}, "none": {}}  # residual blocks that are followed by a non-local block
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #90608535
+@torch.no_grad()
+def attention_weights(
+    block: NonLocalBlock,
+    x: torch.Tensor,  # B*T x C x h x w, what the block is given
+    frames: int,  # T
+) -> torch.Tensor:  # B x T x h x w x T x h' x w': what each cell takes from each; sums to one over the last three axes
+    """The attention matrix of a block, written out (its size is the square of the clip's cells)."""
+    query, key, _ = block.project(x, frames)
+    height, width = block.pool(x[:1, :1]).shape[2:]
+    weights = (query @ key.transpose(1, 2)).softmax(-1)
+    return weights.unflatten(2, (frames, height, width)).unflatten(1, (frames, *x.shape[2:]))
+
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #231de732
+STAGES = ("layer2", "layer3")  # res3 and res4, by timm's names
+PLACES = {  # number of residual blocks in a stage -> those (from 0) that are followed by a non-local block
+    "none": lambda depth: (),
+    "every-other": lambda depth: tuple(range(1, depth, 2)) or (0,),  # VRSTC; a stage of a single block has one after it
+    "before-last": lambda depth: (depth - 2,),
+}
+
+
+def nonlocal_places(
+    backbone: Backbone,  # from `build_backbone`
+    places: str | Mapping[str, Sequence[int]] = "every-other",  # one of `PLACES`, or stage -> numbers of residual blocks, from 0
+) -> dict[str, tuple[int, ...]]:  # stage -> numbers
+    """Residual blocks that are followed by a non-local block. ValueError for stages or blocks that the backbone does not have."""
+    depth = {stage: len(getattr(backbone, stage)) for stage in backbone.stages}
+    if isinstance(places, str):
+        rule = PLACES[choose(places, PLACES, "placement")]
+        places = {stage: rule(depth[stage]) for stage in STAGES if stage in depth} or dict.fromkeys(STAGES[:1], rule(2))
+    for stage, blocks in places.items():
+        count = depth.get(stage, 0)
+        if bad := [n for n in blocks if n not in range(count)]:
+            raise ValueError(f"a non-local block cannot follow residual block {bad[0]} of {stage}, which has {count} (numbered from 0): "
+                             'use places="every-other", numbers that exist, or a deeper network')
+    return {stage: tuple(blocks) for stage, blocks in places.items() if blocks}
+
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #ffe606c7
+def _channels(block: nn.Module) -> int:
+    """Channels that a residual block of timm puts out."""
+    return (block.conv3 if hasattr(block, "conv3") else block.conv2).out_channels
 
 
 class VideoBackbone(nn.Module):
@@ -56,39 +116,38 @@ class VideoBackbone(nn.Module):
     def __init__(
         self,
         backbone: Backbone,  # from `build_backbone`
-        places: dict[str, Sequence[int]] | str = "none",  # stage -> numbers of residual blocks, or one of `PLACES`
+        places: str | Mapping[str, Sequence[int]] = "none",  # see `nonlocal_places`
+        scaled: bool = False,  # see `NonLocalBlock`
     ):
         super().__init__()
-        places = PLACES[choose(places, PLACES, "placement")] if isinstance(places, str) else places
-        self.backbone, self.nonlocals = backbone, nn.ModuleDict()
-        for stage, blocks in places.items():
-            layers = getattr(backbone, stage)
-            for n in blocks:
-                if n < len(layers):
-                    self.nonlocals[f"{stage}_{n}"] = NonLocalBlock(_channels(layers[n]))
+        self.backbone, self.places = backbone, nonlocal_places(backbone, places)
+        self.nonlocals = nn.ModuleDict({f"{stage}_{n}": NonLocalBlock(_channels(getattr(backbone, stage)[n]), scaled=scaled)
+                                        for stage, blocks in self.places.items() for n in blocks})
 
     @property
     def num_features(self) -> int:
         """C, channels of the last map."""
         return self.backbone.num_features
 
-    def maps(self, frames: torch.Tensor, clip: int) -> torch.Tensor:  # B*T x 3 x H x W; T -> B*T x C x h x w
+    def maps(self, frames: torch.Tensor, clip: int) -> torch.Tensor:  # B*T x 3 x H x W, normalised; T -> B*T x C x h x w
         """The last maps of all frames."""
         net = self.backbone
-        x = net.maxpool(net.act1(net.bn1(net.conv1(frames))))
+        x = net.maxpool(net.act1(net.bn1(net.conv1(frames.contiguous(memory_format=torch.channels_last)))))
         for stage in net.stages:
             for n, block in enumerate(getattr(net, stage)):
-                x = block(x)
-                if f"{stage}_{n}" in self.nonlocals:
-                    x = self.nonlocals[f"{stage}_{n}"](x, clip)
+                x, key = block(x), f"{stage}_{n}"
+                x = self.nonlocals[key](x, clip) if key in self.nonlocals else x
         return x
 
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #9fda1073
+def _expect_clips(clips: torch.Tensor) -> None:
+    """ValueError for what cannot be a batch of normalised clips."""
+    if clips.ndim != 5 or clips.shape[2] != 3 or not clips.shape[1]:
+        raise ValueError(f"clips are B x T x 3 x H x W, got {' x '.join(map(str, clips.shape))}: single frames are clips of one, images[:, None]")
+    if not clips.is_floating_point():
+        raise ValueError("the network got grey levels 0..255: give it normalise(clips) instead")
 
-def _channels(block: nn.Module) -> int:
-    """Channels that a residual block of timm gives."""
-    return [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and "downsample" not in str(type(m))][-1].num_features if not getattr(block, "downsample", None) else block.downsample[-1].num_features
-
-# %% ../../nbs/3_vrstc/00_video_reid.ipynb #1ba2c5b0
+# %% ../../nbs/3_vrstc/00_video_reid.ipynb #9e9d0756
 class VideoReIDNetwork(nn.Module):
     """Frame features, their mean over the clip, a linear classifier (VRSTC, 3.3 and 4.2)."""
 
@@ -96,25 +155,40 @@ class VideoReIDNetwork(nn.Module):
         self,
         num_classes: int,  # K, identities in training
         backbone: str = "resnet50",  # any ResNet of timm
-        places: dict[str, Sequence[int]] | str = "none",  # of non-local blocks, see `VideoBackbone`
+        places: str | Mapping[str, Sequence[int]] = "none",  # of non-local blocks, see `nonlocal_places`
         last_stride: int = 1,  # stride of the last stage
-        truncate: int = 0,  # last stages dropped, 0..3
+        truncate: int = 0,  # last stages dropped, 0..3; not in the paper
         weights=None,  # a local file of ImageNet weights
+        scaled: bool = False,  # products of non-local blocks, see `NonLocalBlock`; not in the paper
     ):
         super().__init__()
-        self.body = VideoBackbone(build_backbone(backbone, last_stride=last_stride, truncate=truncate, weights=weights), places)
+        if num_classes < 1:
+            raise ValueError(f"a classifier needs at least one class, not {num_classes}: is the training set empty?")
+        self.body = VideoBackbone(build_backbone(backbone, last_stride=last_stride, truncate=truncate, weights=weights), places, scaled)
         self.classifier = nn.Linear(self.body.num_features, num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.zeros_(self.classifier.bias)
+
+    num_classes = property(lambda self: self.classifier.out_features, doc="K.")
+
+    def check(self, num_classes: int) -> VideoReIDNetwork:  # K of a training set -> itself
+        """A ValueError unless the network knows as many people as the training set has."""
+        if num_classes != self.num_classes:
+            raise ValueError(f"the network knows {self.num_classes} people and the training set has {num_classes}: "
+                             "take the network that was trained on this set and split")
+        return self
 
     def frame_features(self, clips: torch.Tensor) -> torch.Tensor:  # B x T x 3 x H x W, normalised -> B x T x C
-        """Features of frames, each clip's frames seen together."""
+        """Features of frames, each clip's frames seen together. ValueError for what is no batch of normalised clips."""
+        _expect_clips(clips)
         maps = self.body.maps(clips.flatten(0, 1), clips.shape[1])
         return pool_maps(maps, "avg").unflatten(0, clips.shape[:2])
 
-    def features(self, clips: torch.Tensor, chunk: int = 32) -> torch.Tensor:  # B x T x 3 x H x W; frames seen together -> B x C
-        """The mean of the frame features; long tracklets are cut into chunks of as many frames."""
-        parts = [self.frame_features(part) for part in clips.split(chunk, 1)]
-        return torch.cat(parts, 1).mean(1)
+    def features(self, clips: torch.Tensor, chunk: int = 32) -> torch.Tensor:  # B x T x 3 x H x W; frames seen together at most -> B x C
+        """The temporal average of the frame features; long clips go through in as few pieces as possible, of nearly equal length."""
+        parts = [self.frame_features(clips[:, piece.start:piece.stop]) for piece in chunks(clips.shape[1], chunk)]
+        return temporal_average(torch.cat(parts, 1))
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:  # B x T x 3 x H x W -> B x K
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:  # B x T x 3 x H x W, normalised -> B x K
         """Class scores of clips."""
-        return self.classifier(self.frame_features(clips).mean(1))
+        return self.classifier(temporal_average(self.frame_features(clips)))
