@@ -5,7 +5,7 @@
 # %% ../../nbs/3_vrstc/03_attention.ipynb #c1024ba7
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -130,6 +130,24 @@ class TemporalAttention(nn.Module):
 STAGES = ("attention", "neighbours", "alone")
 
 
+def _three_encoders(make: Callable[[], Encoder], share: bool, alike: bool) -> list[Encoder]:
+    """For the current frame, the one before and the one behind."""
+    current, previous = make(), make()
+    following = previous if share else make()
+    if alike:
+        for near in (previous, following):
+            near.load_state_dict(current.state_dict())
+    return [current, previous, following]
+
+
+def _check_neighbours(coarse: torch.Tensor, **neighbours: torch.Tensor) -> None:
+    """ValueError for neighbours that are no frames like the coarse ones."""
+    for name, frames in neighbours.items():
+        if frames.shape != coarse.shape:
+            raise ValueError(f"the {name} frames are {' x '.join(map(str, frames.shape))}, the coarse ones {' x '.join(map(str, coarse.shape))}: "
+                             "give one neighbour for each; at an end of a tracklet, the other neighbour again")
+
+# %% ../../nbs/3_vrstc/03_attention.ipynb #045345f2
 class TemporalAttentionGenerator(nn.Module):
     """G_t: refines the coarse frame with its neighbours; attention sits behind the three encoders, before the decoder (VRSTC, 3.2)."""
 
@@ -149,14 +167,11 @@ class TemporalAttentionGenerator(nn.Module):
     ):
         super().__init__()
         self.stage = choose(stage, STAGES, "second stage")
-        encoder = lambda: Encoder(3, 3 * width if stage == "alone" else width, dilations, norm)
-        self.current = encoder()
-        if stage != "alone":
-            self.previous = encoder()
-            self.following = self.previous if share else encoder()
-        if alike and stage != "alone":
-            for near in (self.previous, self.following):
-                near.load_state_dict(self.current.state_dict())
+        encoder = lambda times=1: Encoder(3, times * width, dilations, norm)
+        if stage == "alone":
+            self.current = encoder(3)
+        else:
+            self.current, self.previous, self.following = _three_encoders(encoder, share, alike)
         self.decoder = Decoder(self.current.channels * (1 if stage == "alone" else 3), width, norm, kernel, last)
         self.attention = TemporalAttention(scale, size, values)
 
@@ -168,16 +183,8 @@ class TemporalAttentionGenerator(nn.Module):
         around = [self.previous(previous), self.following(following)]
         return [now, *([self.attention(now, near) for near in around] if self.stage == "attention" else around)]
 
-    def forward(
-        self,
-        coarse: torch.Tensor,  # B x 3 x H x W in -1..1, composed by G_s
-        previous: torch.Tensor,  # B x 3 x H x W, the neighbour before
-        following: torch.Tensor,  # B x 3 x H x W, the neighbour behind
-        mask: torch.Tensor,  # B x 1 x H x W, above 0 = hole
-    ) -> torch.Tensor:  # B x 3 x H x W
-        """The refined frame; outside the hole it is the given one (VRSTC eq. 6). ValueError as `check_frames`, and for neighbours of another shape."""
+    def forward(self, coarse: torch.Tensor, previous: torch.Tensor, following: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # thrice B x 3 x H x W in -1..1; B x 1 x H x W, above 0 = hole -> B x 3 x H x W
+        """Refine what G_s painted, by the frames before and behind (VRSTC eq. 6); the rest of the frame unchanged. ValueError as `check_frames`, and for neighbours of another shape."""
         check_frames(coarse, mask)
-        for name, frames in (("previous", previous), ("following", following)):
-            if frames.shape != coarse.shape:
-                raise ValueError(f"the {name} frames are {' x '.join(map(str, frames.shape))}, the coarse ones {' x '.join(map(str, coarse.shape))}: give one neighbour for each; at an end of a tracklet, the other neighbour again")
+        _check_neighbours(coarse, previous=previous, following=following)
         return compose(self.decoder(torch.cat(self.features(coarse, previous, following), 1)), coarse, mask)
