@@ -39,6 +39,8 @@ def test_clean_frames_by_truth_and_by_table_in_any_order(world):
     shuffled = table.sample(frac=1, random_state=0)
     assert (clean == clean_frames(world, world.train, shuffled)).all()
     assert (clean == clean_frames(world, world.train, shuffled.assign(**{b: shuffled[b] > 0 for b in BANDS}))).all()
+    long = shuffled.melt(["tracklet", "frame"], list(BANDS), "band", "share").assign(flagged=lambda t: t.share > 0).astype({"tracklet": "category"})
+    assert (clean == clean_frames(world, world.train, long)).all()
     some = world.train[4:9]
     offset = sum(r.length for r in world.train[:4])
     assert (clean_frames(world, some, shuffled) == clean[offset:offset + sum(r.length for r in some)]).all()

@@ -33,8 +33,8 @@ CLEAN = ("truth", "all")
 def clean_frames(
     source: VideoReIDSet,  # the set
     records: Sequence[TrackletRecord],  # tracklets of one split
-    occluded: str | pd.DataFrame = "truth",  # "truth" (worlds only), "all" (every frame counts as unoccluded), or a table: tracklet, frame, upper, middle, lower
-    limit: float = 0.0,  # a band is occluded where its entry (true, false, or the hidden share of the person) is above
+    occluded: str | pd.DataFrame = "truth",  # "truth" (worlds only), "all" (every frame counts as unoccluded), the localizer's table, or one with columns tracklet, frame, upper, middle, lower
+    limit: float = 0.0,  # of exact masks and of such a table: a band is occluded where its entry is above
 ) -> np.ndarray:  # bool, one entry per frame, tracklet after tracklet
     """Which frames are unoccluded in all bands. ValueError for a table without some of the frames, or a set without masks."""
     first = dict(zip((r.name for r in records), np.cumsum([0, *(r.length for r in records)]).tolist()))
@@ -42,9 +42,10 @@ def clean_frames(
     if isinstance(occluded, str) and choose(occluded, CLEAN, "way to know unoccluded frames") == "all":
         return np.ones(total, bool)
     table = _true_table(source, records) if isinstance(occluded, str) else occluded[occluded.tracklet.isin(list(first))]
-    place = table.tracklet.map(first).to_numpy(np.int64) + table.frame.to_numpy(np.int64)
-    clean, known = np.zeros(total, bool), np.zeros(total, bool)
-    clean[place], known[place] = (table[list(BANDS)].to_numpy(float) <= limit).all(1), True
+    hidden = table.flagged.to_numpy() if "flagged" in table else (table[list(BANDS)].to_numpy(float) > limit).any(1)
+    place = table.tracklet.astype(object).map(first).to_numpy(np.int64) + table.frame.to_numpy(np.int64)
+    clean, known = np.ones(total, bool), np.zeros(total, bool)
+    clean[place[hidden]], known[place] = False, True
     if not known.all():
         ends = np.cumsum([r.length for r in records])
         lost = records[int(np.searchsorted(ends, np.flatnonzero(~known)[0], "right"))].name
