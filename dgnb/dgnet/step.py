@@ -307,25 +307,12 @@ def reconstruct(nets: Networks, made: Generated, other: torch.Tensor) -> Generat
     return Generated(made.code, made.structure, made.swapped, *images.chunk(2))
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #1b66499f
-class Stages:
-    """One iteration of a recipe in which no term trains both E_a and the generator: each graph is used up before the next is made."""
+class _Stages:
+    """What E_a learns from real people and the generator from reconstructions, each with a graph of its own."""
 
     def __init__(self, step: JointStep, nets: Networks, views: Views, weights: Mapping[str, float], loop: Loop):
         self.step, self.recipe = step, step.settings.recipe
         self.nets, self.views, self.weights, self.loop = nets, views, weights, loop
-
-    def run(self) -> dict[str, torch.Tensor]:  # losses by name
-        """Paint the swaps, teach D, collect gradients for the others; they move at the end."""
-        with self.loop.fabric.autocast():
-            made, structure, other = encode(self.nets, self.views, self.recipe)
-            critic = critic_terms(self.nets, self.views, made, self.recipe)
-        descend(self.loop, {"critic": critic["d"] + self.step.settings.r1 * critic["r1"]})
-        clear(self.loop, "encoder", "generator")
-        terms = self.real() | self.images(made, other) | self.painted(made)
-        if made.structure.grad is not None:
-            structure.backward(made.structure.grad, inputs=list(self.nets.structure.parameters()))
-        move(self.loop, "encoder", "generator")
-        return terms | critic
 
     def pull(self, name: str, terms: Mapping[str, torch.Tensor], ends: Iterable[torch.Tensor] = (), again: bool = False) -> None:
         """Add the gradients of some terms for an optimizer's weights, and at loose ends; `again`: the graph is needed once more."""
@@ -345,6 +332,23 @@ class Stages:
             terms = image_terms(self.views, reconstruct(self.nets, made, other))
         self.pull("generator", terms, [made.structure])
         return {name: loss.detach() for name, loss in terms.items()}
+
+# %% ../../nbs/2_dgnet/05b_step.ipynb #5a7e51a6
+class Stages(_Stages):
+    """One iteration of a recipe in which no term trains both E_a and the generator: each graph is used up before the next is made."""
+
+    def run(self) -> dict[str, torch.Tensor]:  # losses by name
+        """Paint the swaps, teach D, collect gradients for the others; they move at the end."""
+        with self.loop.fabric.autocast():
+            made, structure, other = encode(self.nets, self.views, self.recipe)
+            critic = critic_terms(self.nets, self.views, made, self.recipe)
+        descend(self.loop, {"critic": critic["d"] + self.step.settings.r1 * critic["r1"]})
+        clear(self.loop, "encoder", "generator")
+        terms = self.real() | self.images(made, other) | self.painted(made)
+        if made.structure.grad is not None:
+            structure.backward(made.structure.grad, inputs=list(self.nets.structure.parameters()))
+        move(self.loop, "encoder", "generator")
+        return terms | critic
 
     def painted(self, made: Generated) -> dict[str, torch.Tensor]:
         """What E_a and the generator learn from swaps, by one pass of E_a for both."""
