@@ -32,7 +32,7 @@ from ..worlds import decode_image, encode_jpeg
 
 # %% auto #0
 __all__ = ['SECOND', 'JUDGES', 'STCNET_VARIANTS', 'STCNET_SCALES', 'STCNET_VERSION', 'hole_l1', 'STCnetSettings',
-           'stcnet_settings', 'STCnet', 'StepSTCnet', 'crop_size', 'make_judges', 'SampleStrips', 'strip_moments',
+           'stcnet_settings', 'STCnet', 'crop_size', 'StepSTCnet', 'make_judges', 'SampleStrips', 'strip_moments',
            'train_stcnet', 'checked_guider', 'training_flags', 'make_loader', 'compare', 'stcnet_spec',
            'stcnet_settings_of', 'train_stcnet_run', 'load_stcnet', 'sample_strips']
 
@@ -209,8 +209,23 @@ def _descend(loop: Loop, name: str, loss: torch.Tensor) -> None:
             p.grad.copy_(mean.view_as(p))
     loop.optimizers[name].step()
 
+# %% ../../nbs/3_vrstc/05_stcnet.ipynb #c40b51ce
+def crop_size(size: tuple[int, int]) -> tuple[int, int]:  # of frames
+    """Size of the local discriminator's crops: half the frame's height, its full width (not in the paper)."""
+    return max(4, size[0] // 2), size[1]
+
+
+class _Views:
+    """What the discriminators of a setting see."""
+
+    settings: STCnetSettings
+
+    def view(self, name: str, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What a discriminator sees."""
+        return local_view(images, mask, self.settings.local_view, crop_size(self.settings.size)) if name == "local" else images
+
 # %% ../../nbs/3_vrstc/05_stcnet.ipynb #0d4b39e6
-class StepSTCnet:
+class StepSTCnet(_Views):
     """One iteration: paint, teach the discriminators, then teach the generators."""
 
     def __init__(
@@ -231,10 +246,6 @@ class StepSTCnet:
         weights = {"l1_coarse": 1, "l1_refined": 1, "local": s.lambda1, "global": s.lambda1, "identity": s.lambda2}
         _descend(loop, "generators", sum(weights[name] * term for name, term in terms.items()))
         return terms | judged
-
-    def view(self, name: str, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """What a discriminator sees."""
-        return local_view(images, mask, self.settings.local_view, crop_size(self.settings.size)) if name == "local" else images
 
     def teach_judges(self, batch: Mapping, painted: torch.Tensor, loop: Loop, late: bool) -> dict[str, torch.Tensor]:
         """One step of the discriminators; their losses. Before it is late enough they only wait: a step without gradients moves nothing and keeps torch's schedulers content."""
@@ -258,11 +269,6 @@ class StepSTCnet:
             if self.settings.guided:
                 terms["identity"] = identity_loss(self.guider(refined), batch["label"])
         return terms
-
-
-def crop_size(size: tuple[int, int]) -> tuple[int, int]:  # of frames
-    """Size of the local discriminator's crops: half the frame's height, its full width (not in the paper)."""
-    return max(4, size[0] // 2), size[1]
 
 # %% ../../nbs/3_vrstc/05_stcnet.ipynb #7772b627
 class _Identity:
