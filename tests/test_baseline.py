@@ -13,7 +13,6 @@ import torch
 from dgnb.baseline import (BASELINE_SCALES, BASELINE_VARIANTS, BaselineSettings, baseline_settings, baseline_spec, data_spec, evaluate_features,
                            extract_features, identities, load_network, make_network, maps_spec, nearest, open_data, some_queries, train_network, weights_name)
 from dgnb.image_sets import load_image_set, write_image_set
-from dgnb.paths import shipped_runs
 from dgnb.retrieval import evaluate_retrieval
 from dgnb.run_store import RunSpec, RunStore, RunStoreError
 from dgnb.scales import seed_everything
@@ -175,62 +174,3 @@ def test_killed_and_run_again_gives_the_same_bits(tmp_path):
     finish(broken)
     first, second = (next(folder.glob("baseline-*/weights.safetensors")).read_bytes() for folder in (whole, broken))
     assert first == second
-
-
-def shipped():
-    """The shipped baselines of seed 0 on the main world: one of each kind (the others differ in seed or world only)."""
-    import json
-
-    specs = {path.name: json.loads((path / "record.json").read_text())["spec"] for path in sorted(shipped_runs().glob("baseline-*"))}
-    return [name for name, spec in specs.items() if spec["seed"] == 0 and spec["data"].get("world") == "mannequin-market"]
-
-
-@pytest.mark.parametrize("name", shipped() or ["none"])
-def test_shipped_runs_are_still_what_this_code_trains(name, tmp_path):
-    """The first losses of each shipped run, recomputed: a forgotten version bump of recipe, world or renderer shows here."""
-    import json
-
-    if name == "none":
-        pytest.fail("no baseline run is shipped")
-    record = json.loads((shipped_runs() / name / "record.json").read_text())
-    log = json.loads((shipped_runs() / name / "log.json").read_text())
-    spec = RunSpec(**record["spec"])
-    assert spec.name == name
-    settings, source = BaselineSettings(**spec.as_dict()["settings"]), open_data(spec.as_dict()["data"])
-    from dgnb.run_store import repeatable
-
-    with repeatable(spec, 1):
-        first = first_losses(source, settings, spec.seed, 8)
-    assert abs(first[0] - np.log(source.num_train_identities)) < 0.25
-    assert np.allclose(first, reference(name, first), rtol=0.03), "raise a version and retrain: see CONTRIBUTING"
-    assert log[0]["id"] < first[0] * 1.25
-
-
-def first_losses(source, settings, seed, count) -> list[float]:
-    """Losses of the first steps, by the same code that trains."""
-    from dgnb.baseline import identification_step, make_optimizer
-    from dgnb.sampling import train_loader
-    from dgnb.training import fit, lr_scheduler, steps
-
-    network, losses = make_network(settings, source.num_train_identities), []
-    loader = train_loader(source, settings.size, settings.batch, augmentation=settings.augmentation, seed=seed)
-    optimizer, epoch = make_optimizer(network, settings), len(loader)
-    factor = steps(1.0, [round(settings.epochs * epoch * settings.decay_at)], warmup=round(settings.warmup * epoch))
-
-    def step(batch, loop):
-        found = identification_step(batch, loop)
-        losses.append(found["id"].item())
-        return found
-
-    fit({"network": network}, {"sgd": optimizer}, step, loader, count, schedulers={"sgd": lr_scheduler(optimizer, factor)}, progress="off")
-    return losses
-
-
-def reference(name: str, found: list[float]) -> list[float]:
-    """The losses noted when the run was shipped (tests/first_losses.json)."""
-    import json
-
-    file = Path(__file__).with_name("first_losses.json")
-    noted = json.loads(file.read_text())
-    assert name in noted, f"note the first losses of {name} in {file.name}: {[round(v, 4) for v in found]}"
-    return noted[name]

@@ -233,7 +233,7 @@ def test_a_quantile_flags_no_more_than_its_share_and_a_little_less(table, share,
         mine, values = flags[group], table.score[group].to_numpy()
         assert mine.sum() <= np.ceil(share * (len(mine) - 1)) + 1e-9
         if len(set(values)) == len(values):
-            assert mine.sum() >= share * (len(mine) - 1) - 1e-6
+            assert mine.sum() >= np.floor(share * (len(mine) - 1) - 1e-6)  # a cut between neighbours may round to the lower one
     assert (flags == (table.score.to_numpy() < table.band.map(rule.cuts(table)).to_numpy())).all()
 
 
