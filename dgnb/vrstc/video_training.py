@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..clips import CLIP_AUGMENTATIONS, TrackletCache, TrackletDataset, clip_loa
 from ..layers import count_parameters, evaluating
 from ..rendering import RENDERER_VERSION
 from ..retrieval import RetrievalResult
-from ..run_store import Run, RunContext, RunSpec, RunStoreError, recipe
+from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
 from ..scales import SCALES, choose
 from ..tracklets import VideoReIDSet, query_rule
 from ..training import Loop, Schedule, fit, lr_scheduler, make_fabric, steps
@@ -90,7 +91,8 @@ def video_settings(
     return VideoSettings(**(VIDEO_REID_SCALES[choose(scale, SCALES, "scale")] | changes))
 
 # %% ../../nbs/3_vrstc/00b_video_training.ipynb #59a336db
-OPENERS: dict[str, Callable[[Mapping], VideoReIDSet]] = {}  # first word of a description -> what opens it
+OPENERS: dict[str, Callable[..., VideoReIDSet]] = {}  # first word of a description -> what opens it, given the description and (or not) a run store
+_LATER = {"repaired": "dgnb.vrstc.repair", "discarded": "dgnb.vrstc.repair"}  # what registers itself once it is imported
 _OPENED: dict[str, VideoReIDSet] = {}  # sets of this process by fingerprint
 
 
@@ -112,19 +114,24 @@ def video_data_spec(
 
 def open_video_data(
     data: Mapping,  # as from `video_data_spec`
+    store: RunStore | None = None,  # where the networks are that make the set, if any do; default: your own
 ) -> VideoReIDSet:
     """The set that a run was made from; a RunStoreError when this process does not know where it is, or it has changed."""
-    return OPENERS[choose(next(iter(data)), OPENERS, "kind of video data")](data)
+    kind = next(iter(data))
+    if kind not in OPENERS and kind in _LATER:
+        import_module(_LATER[kind])
+    opener = OPENERS[choose(kind, OPENERS, "kind of video data")]
+    return opener(data, store) if store else opener(data)
 
 # %% ../../nbs/3_vrstc/00b_video_training.ipynb #a616f2c5
-def _open_world(data: Mapping) -> VideoWorld:
+def _open_world(data: Mapping, store: RunStore | None = None) -> VideoWorld:
     """A video world from its description."""
     settings = {k: v for k, v in data.items() if not k.endswith("_version") and k != "video_world"}
     occlusion = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in data["occlusion"].items()}
     return make_video_world(data["video_world"], **settings | {"occlusion": occlusion, "size": tuple(data["size"])})
 
 
-def _open_files(data: Mapping) -> VideoReIDSet:
+def _open_files(data: Mapping, store: RunStore | None = None) -> VideoReIDSet:
     """A set on disk that was described before, by this process or the one that started it."""
     mark = data["fingerprint"]
     if mark in _OPENED:
@@ -264,7 +271,7 @@ def evaluate_video(
 def train_video(context: RunContext) -> None:
     """Train, keep the weights, test, keep scores, per-query results and each query's ten nearest."""
     parts = context.spec.as_dict()
-    settings, source = VideoSettings(**parts["settings"]), open_video_data(parts["data"])
+    settings, source = VideoSettings(**parts["settings"]), open_video_data(parts["data"], RunStore(local=context.folder.parent))
     network, log = train_video_network(source, settings, context.spec.seed, context)
     if not context.writes:
         return
