@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -76,17 +77,23 @@ def compare(share: float) -> list[dict]:
     size = (int(queries * share), int(gallery * share), max(20, int(identities * share)), cameras)
     inputs = features(*size)
     sparse_rerank(inputs["query"][:64], inputs["gallery"][:640])  # load libraries, start threads
-    start = time.perf_counter()
-    ours = sparse_rerank(**inputs)
-    middle = time.perf_counter()
-    dense = dense_rerank(**inputs)
-    seconds = time.perf_counter() - middle, middle - start
+    taken = {dense_rerank: [], sparse_rerank: []}
+    for turn in (sparse_rerank, dense_rerank, sparse_rerank, dense_rerank, sparse_rerank):
+        start = time.perf_counter()
+        found = turn(**inputs)
+        taken[turn].append(time.perf_counter() - start)
+        if turn is sparse_rerank:
+            ours = found
+        else:
+            dense = found
+        del found
+    seconds = median(taken[dense_rerank]), median(taken[sparse_rerank])
     difference = float(np.abs(dense - ours).max())
     del dense, ours
     memory = {f.__name__: fresh_process(features, size, f)[1] for f in (dense_rerank, sparse_rerank)}
     name = f"re-ranking, {size[0] + size[1]:,} images x 512"
     return [dict(what=name, baseline=seconds[0], ours=seconds[1], ratio=seconds[0] / seconds[1], unit="s",
-                 note=f"dense NumPy; entries differ by at most {difference:.1e}" + (f"; {PEER}" if share == 1 else "")),
+                 note=f"dense NumPy; median of 2 and of 3; entries differ by at most {difference:.1e}" + (f"; {PEER}" if share == 1 else "")),
             dict(what=f"{name}, memory", baseline=memory["dense_rerank"], ours=memory["sparse_rerank"], ratio=memory["dense_rerank"] / memory["sparse_rerank"], unit="GiB",
                  note="beyond the inputs, the result included")]
 

@@ -47,22 +47,29 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines + ["| " + " | ".join(text(row.get(key, "")) for key in head) + " |" for row in rows])
 
 
+def sections(file: Path) -> dict[str, str]:
+    """What a results file says, by benchmark."""
+    parts = file.read_text(encoding="utf-8").split("\n## ")[1:] if file.exists() else []
+    return {name: body.strip() for name, _, body in (part.partition("\n") for part in parts)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"which benchmarks: {', '.join(modules())} (default: all)")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, a check that they run")
-    parser.add_argument("--write", action="store_true", help="also write benchmarks/results.md")
+    parser.add_argument("--write", action="store_true", help="put what was run into benchmarks/results.md, leaving the other benchmarks there as they are")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - modules().keys()
     if unknown:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; valid: {', '.join(modules())}")
-    parts = [f"# Benchmarks\n\n{machine()}{' (quick sizes)' if arguments.quick else ''}\n"]
+    where, kept = machine() + (" (quick sizes)" if arguments.quick else ""), sections(HERE / "results.md")
     for name in arguments.names or modules():
         rows = load(modules()[name]).run(quick=arguments.quick)
-        parts.append(f"## {name}\n\n{table(rows)}\n")
-        print(parts[-1], flush=True)
-    if arguments.write:
-        (HERE / "results.md").write_text("\n".join(parts), encoding="utf-8")
+        kept[name] = f"{where}\n\n{table(rows)}"
+        print(f"## {name}\n\n{kept[name]}\n", flush=True)
+        if arguments.write:
+            page = "\n\n".join(f"## {name}\n\n{kept[name]}" for name in sorted(kept))
+            (HERE / "results.md").write_text(f"# Benchmarks\n\n{page}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ class Catalogue:
         return self.file.parent.parent / item.notebook if item.notebook else None
 
     def select(self, name: str, scale: str) -> list[Item]:
-        """The item of that id, or for "all" every built item that the scale applies to; CatalogueError for an unknown or unbuilt one."""
+        """The item of that id, or for "all" or a paper's id every built item that the scale applies to; CatalogueError for an unknown or unbuilt one."""
         one_of(scale, SCALE_NAMES, "scale")
-        if name == "all":
-            return [item for item in self if item.built and scale in item.scales]
+        if name == "all" or name in self.papers:
+            return [item for item in self if item.built and scale in item.scales and name in ("all", item.paper)]
         item = self[name]
         if not item.built:
             built = ", ".join(i.id for i in self if i.built)

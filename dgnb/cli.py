@@ -43,7 +43,7 @@ def list_items(built: Annotated[bool, typer.Option("--built", help="only items t
 
 @app.command()
 def run(
-    item: Annotated[str, typer.Argument(metavar="ITEM|all", help="an id that `dgnb list` shows, or all")],
+    item: Annotated[list[str], typer.Argument(metavar="ITEM...|PAPER|all", help="ids that `dgnb list` shows, a paper (dgnet, vrstc, ours), or all")],
     scale: ScaleOption = "laptop",
     parameter: Annotated[Optional[list[str]], typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="set a notebook parameter")] = None,
     train: Annotated[bool, typer.Option("--train", help="train runs that are missing")] = False,
@@ -59,7 +59,7 @@ def run(
     kernel: Annotated[bool, typer.Option("--kernel", help="a real Jupyter kernel for each notebook (slower)")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="run the code without Jupyter packages; keeps no executed notebook")] = False,
 ):
-    """Regenerate a table or figure, or all. Trains nothing unless asked to; what was never trained is drawn as *not run*."""
+    """Regenerate tables and figures. Trains nothing unless asked to; what was never trained is drawn as *not run*."""
     from dgnb.parameters import RunnerError
     from dgnb.runner import cores, plan
     overrides = dict(_pair(text) for text in parameter or [])
@@ -71,7 +71,9 @@ def run(
     how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": repr(time.time()) if fresh else "", "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
            "DGNB_PRECISION": precision}
     how = {name: str(value) for name, value in how.items() if value is not None}
-    items = [one for one in load_catalogue().select(item, scale) if not stale or not _is_fresh(one, scale)]
+    catalogue = load_catalogue()
+    chosen = {one.id: one for name in item for one in catalogue.select(name, scale)}
+    items = [one for one in chosen.values() if not stale or not _is_fresh(one, scale)]
     if not plain and not dask and not all(map(find_spec, ("papermill", "nbformat", "ipykernel"))):
         raise RunnerError("executing notebooks needs the notebooks extra: pip install 'dgnb[notebooks]', or add --plain to do without")
     workers = workers or (1 if scale in ("gpu", "paper") else max(1, min(cores(), len(items), 4)))
