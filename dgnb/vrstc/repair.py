@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 
 from ..own_sets import SPLITS
-from ..occluders import band_edges
 from ..progress import Progress
 from ..run_store import RunSpec, RunStore, RunStoreError
 from ..safe_files import one_line_errors, write_bytes, write_json
@@ -29,7 +28,7 @@ from ..scales import choose
 from ..tracklets import TrackletRecord, VideoReIDSet
 from ..video_worlds import encode_png
 from .localizer import BANDS, COLUMNS, RULES, OcclusionLocalizer, Rule
-from .repairing import REPAIRS, mend, plan_repairs, repair_frames, repairable
+from .repairing import REPAIRS, band_rows, mend, plan_repairs, repair_frames, repairable
 from .score_tables import localize_set
 from .stcnet import load_stcnet
 from .step import STCnet
@@ -237,16 +236,17 @@ class RepairedSet(_Altered):
     def _plan(self) -> None:
         """All frames to be painted, in one order that does not depend on who reads what."""
         homes, asked = home_splits(self.source), {record for name in self.which for record in getattr(self.source, name)}
-        plans = [plan_repairs(self.flags[record]).assign(split=homes[record], tracklet=record.name, number=n) for n, record in enumerate(self.records)]
-        plan = pd.concat(plans, ignore_index=True) if plans else pd.DataFrame()
-        jobs = plan.loc[repairable(plan)] if len(plan) else plan
-        self._jobs = jobs[["number", "frame", "previous", "next"]].to_numpy(np.int64).reshape(-1, 4)
+        flags = list(self.flags.values()) or [np.zeros((0, len(BANDS)), bool)]
+        plan = plan_repairs(np.concatenate(flags), [len(values) for values in flags])
+        self._jobs = plan.loc[repairable(plan), ["number", "frame", "previous", "next"]].to_numpy(np.int64)
         self._job = {record: np.full(record.length, -1, np.int64) for record in self.records if record in asked}
         for job, (number, frame) in enumerate(self._jobs[:, :2].tolist()):
             if self.records[number] in self._job:
                 self._job[self.records[number]][frame] = job
-        mine = plan["number"].map(lambda n: self.records[n] in asked).astype(bool)
-        self.report = plan.loc[mine, ["split", "tracklet", "frame", "bands", "previous", "next", "how"]].reset_index(drop=True)
+        mine = np.array([record in asked for record in self.records], bool)
+        plan = plan[mine[plan["number"].to_numpy()]]
+        names = {"split": [homes[self.records[n]] for n in plan["number"]], "tracklet": [self.records[n].name for n in plan["number"]]}
+        self.report = pd.DataFrame(names, index=plan.index).join(plan.drop(columns="number")).reset_index(drop=True)
 
     def _paint(self, group: int) -> list[np.ndarray]:
         """The painted rows of one batch of frames."""
@@ -256,7 +256,7 @@ class RepairedSet(_Altered):
         images = [self.source.read_frame(self.records[number], int(n)) for number, n in used]
         hidden = np.stack([self.flags[self.records[number]][n] for number, n in jobs[:, :2]])
         found = mend(self.net, images, where.reshape(3, -1).T, hidden)
-        return [image[_rows(len(image), flags)] for image, flags in zip(found, hidden)]
+        return [image[band_rows(len(image), flags)] for image, flags in zip(found, hidden)]
 
     def _painted(self, job: int) -> np.ndarray:
         """The painted rows of a frame, from memory if they are there."""
@@ -279,7 +279,7 @@ class RepairedSet(_Altered):
         frame = self.source.read_frame(tracklet, n)
         if self.is_repaired(tracklet, n):
             frame = frame.copy()
-            frame[_rows(len(frame), self.flags[tracklet][n])] = self._painted(int(self._job[tracklet][n]))
+            frame[band_rows(len(frame), self.flags[tracklet][n])] = self._painted(int(self._job[tracklet][n]))
         return frame
 
     def read_frame_bytes(self, tracklet: TrackletRecord, n: int) -> bytes:  # frame position, from 0
@@ -293,11 +293,6 @@ class RepairedSet(_Altered):
         weights = (part for name, tensor in self.net.state_dict().items() for part in (name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()))
         flags = (part for record, values in self.flags.items() for part in (record.name, values.tobytes()))
         return _digest(*weights, *flags, self.batch, REPAIR_VERSION)
-
-
-def _rows(height: int, hidden: np.ndarray) -> np.ndarray:  # bands -> bool, height
-    """The rows of hidden bands."""
-    return np.repeat(hidden, np.diff(band_edges(height, len(hidden))))
 
 # %% ../../nbs/3_vrstc/06_repair.ipynb #f2acd122
 def kept_frames(
