@@ -391,17 +391,22 @@ def tracklet_path(source: VideoReIDSet, record: TrackletRecord, split: str) -> s
     return record.name if getattr(source, "layout", "") == "tracklets" else f"{split}/{record.pid:04d}/{record.name.replace('/', '-')}"
 
 
+def _file_names(repaired: RepairedSet, record: TrackletRecord) -> list[str]:
+    """What to call the frames: as they are called, a repaired one with the ending .png."""
+    names = [Path(file).name for file in record.files] or [f"{n:06d}{getattr(repaired.source, 'suffix', '.jpg')}" for n in range(record.length)]
+    alone = len({Path(name).stem for name in names}) == len(names)
+    png = lambda name: f"{Path(name).stem if alone else name}.png"
+    return [png(name) if repaired.is_repaired(record, n) or record.boxes else name for n, name in enumerate(names)]
+
+
 def _write_tracklet(repaired: RepairedSet, record: TrackletRecord, target: Path) -> None:
     """One tracklet, all or nothing."""
     draft = target.with_name(f".{target.name}.part")
     with one_line_errors(f"cannot write {target}"):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for n in range(record.length):
-            data = repaired.read_frame_bytes(record, n)
-            name = Path(record.files[n]) if record.files else Path(f"{n:06d}{getattr(repaired.source, 'suffix', '.jpg')}")
-            painted = repaired.is_repaired(record, n) or record.boxes
-            (draft / (f"{name.stem}.png" if painted else name.name)).write_bytes(data)
+        for n, name in enumerate(_file_names(repaired, record)):
+            (draft / name).write_bytes(repaired.read_frame_bytes(record, n))
         os.replace(draft, target)
 
 
