@@ -8,7 +8,7 @@ from tiny import row, write_catalogue
 from dgnb.catalogue import SCALE_NAMES, CatalogueError, load_catalogue, parse_check
 
 DGNET = [f"dgnet-table{n}" for n in range(1, 11)] + [f"dgnet-fig{n}" for n in range(1, 10)]
-NEED_TRUTH = ("dgnet-table1", "dgnet-fig7")  # real sets have no known factors and no true swaps
+NEED_TRUTH = ("dgnet-table1", "dgnet-fig7", "vrstc-fig5", "vrstc-fig6")  # real sets have no known factors and no true swaps
 VRSTC = [f"vrstc-table{n}" for n in range(1, 6)] + [f"vrstc-fig{n}" for n in range(1, 7)]
 
 

@@ -102,6 +102,7 @@ def _aucs(scores: Mapping[str, np.ndarray], hidden: np.ndarray, owner: np.ndarra
             continue
         one = lambda name, other=None: _numbers(auc_interval(scores[name][:, columns], mine, groups, None if other is None else scores[other][:, columns]))
         found[part] = {name: one(name) for name in scores} | {f"network over colour{middle}": one(f"network{middle}", f"colour{middle}") for middle in ("", ", median")}
+        found[part]["median over mean"] = one("network, median", "network")
     return found
 
 
