@@ -9,12 +9,13 @@ TRAIN_FLAG := $(if $(FRESH),--fresh,$(if $(TRAIN),--train,))
 export PYTHONWARNINGS ?= ignore
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup figures test lab bench readme outputs ship clean distclean
+.PHONY: help setup figures test lab bench readme site outputs ship clean distclean
 
 help:
 	@echo "make figures   every figure and table of the papers from the shipped runs (ALL=1 adds ours, TRAIN=1 trains what is missing, FRESH=1 retrains all)"
 	@echo "make test      everything the tests cover: export, notebooks, pytest, the whole catalogue at smoke scale"
 	@echo "make lab       JupyterLab on this machine only"
+	@echo "make site      the notebooks as a static site in _site/, searchable, to be read without a network"
 	@echo "make bench     speed and memory as ratios against named baselines"
 	@echo "make outputs   run the lessons again and store what they show (NB=path for one)"
 	@echo "make ship      run the result notebooks at laptop scale and store what they show (ITEM=name for one)"
@@ -46,6 +47,9 @@ test: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs --ip 127.0.0.1
 
+site: $(STAMP)
+	@$(BIN)/python tools/website/build.py
+
 bench: $(STAMP)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/run.py $(BENCH)
 
@@ -60,7 +64,7 @@ readme: $(STAMP)
 	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf _runs _figures _data _docs _proc build dist .pytest_cache .hypothesis *.egg-info
+	rm -rf _runs _figures _data _docs _proc _site build dist .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,0 +1,1 @@
+"""The documentation site: `python tools/website/build.py`."""

@@ -1,0 +1,24 @@
+// Diagrams: drawn by the local Mermaid, only on pages that have one, and again when light and dark change places.
+(() => {
+  const start = () => {
+    const blocks = [...document.querySelectorAll("pre.mermaid")];
+    if (!blocks.length) return;
+    const sources = blocks.map((block) => block.textContent);
+    const draw = async () => {
+      const dark = document.documentElement.dataset.theme === "dark";
+      mermaid.initialize({ startOnLoad: false, theme: dark ? "dark" : "neutral", fontFamily: "inherit", flowchart: { useMaxWidth: true } });
+      for (const [n, block] of blocks.entries()) {
+        block.innerHTML = (await mermaid.render(`diagram-${n}`, sources[n])).svg;
+        block.dataset.drawn = "yes";
+      }
+    };
+    const script = document.createElement("script");
+    script.src = `${document.documentElement.dataset.content_root || "./"}_static/mermaid/mermaid.min.js`;
+    script.onload = () => {
+      draw();
+      new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    };
+    document.head.append(script);
+  };
+  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
+})();
