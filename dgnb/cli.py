@@ -12,6 +12,7 @@ import typer
 
 from dgnb.catalogue import SCALE_NAMES, load_catalogue, one_of
 from dgnb.cli_dgnet import add_commands
+from dgnb.vrstc import cli_pipeline  # noqa: F401  (registers `train vrstc`)
 from dgnb.vrstc.cli_vrstc import add_commands as add_vrstc_commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,

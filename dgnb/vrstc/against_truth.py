@@ -48,7 +48,7 @@ def _ask(context: RunContext, spec: Mapping) -> Run:
     return RunStore(local=context.folder.parent).get(RunSpec(**spec), train=True, weights=True, progress=context.progress)
 
 
-def tested_people(world: VideoWorld) -> list[TrackletRecord]:
+def unseen_people(world: VideoWorld) -> list[TrackletRecord]:
     """All tracklets of people that training does not see, each once; neither junk nor distractors."""
     return sorted({record for record in (*world.query, *world.gallery) if record.pid > 0})
 
@@ -61,7 +61,7 @@ def pack(images: torch.Tensor, name: str) -> dict[str, np.ndarray]:  # uint8 N x
 
 def pictures(run: Run, name: str) -> list[np.ndarray]:  # uint8 H x W x 3 each
     """The pictures that a run kept under a name."""
-    return [decode_image(array.tobytes()) for key, array in run.per_query.items() if key.rpartition("_")[0] == name]
+    return [decode_image(array.tobytes()) for key, array in run.per_query.items() if key.rpartition("_")[0] == name and key.rpartition("_")[2].isdigit()]
 
 
 def as_interval(found: Sequence[float]) -> str:  # mean, low, high
@@ -159,7 +159,7 @@ def hold_localizer(context: RunContext) -> None:
     plan = context.spec.as_dict()
     settings, world = plan["settings"], world_of(plan["data"])
     network = load_video_network(_ask(context, settings["of"]))
-    records, rule = tested_people(world), Rule(*settings["rule"])
+    records, rule = unseen_people(world), Rule(*settings["rule"])
     tables = _method_scores(world, records, network, VideoSettings(**settings["of"]["settings"]).size, rule)
     scores = {name: table.score.to_numpy(float).reshape(-1, len(BANDS)) for name, table in tables.items()}
     hidden = world.occlusions(records)[list(BANDS)].to_numpy(float)
