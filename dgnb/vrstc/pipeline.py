@@ -13,14 +13,13 @@ import pandas as pd
 
 from ..baseline import nearest
 from ..image_quality import psnr
-from ..intervals import bootstrap_interval, paired_bootstrap, verdict
-from ..layers import evaluating
+from ..intervals import paired_bootstrap, verdict
 from ..occluders import band_edges
 from ..own_sets import SPLITS
-from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
+from ..run_store import Run, RunContext, RunSpec, RunStore, recipe
 from ..scales import SCALES, choose, numpy_generator
 from ..tracklets import VideoReIDSet
-from .localizer import BANDS, RULES, OcclusionLocalizer, Rule
+from .localizer import CENTRES, RULES, OcclusionLocalizer, Rule
 from .repair import DiscardedSet, Flagging, RepairedSet, discarded_data, repaired_data
 from .score_tables import flag_report, localize_set
 from .stcnet import load_stcnet, stcnet_spec
@@ -31,8 +30,8 @@ from .video_training import (VIDEO_REID_VERSION, VideoSettings, evaluate_video, 
 # %% auto #0
 __all__ = ['PIPELINE_RULES', 'TRUTH_LIMIT', 'KINDS', 'TABLE1', 'VIDEO_TEST_VERSION', 'REPAIRS_VERSION', 'THRESHOLDS_VERSION',
            'VRSTCPlan', 'kinds_of_video', 'stages', 'table1_spec', 'video_test_spec', 'test_elsewhere', 'grid',
-           'repairs_spec', 'against_twins', 'report_repairs', 'run_vrstc', 'scores', 'compare_runs', 'thresholds_spec',
-           'try_thresholds']
+           'repairs_spec', 'against_twins', 'report_repairs', 'run_vrstc', 'scores', 'compare_runs', 'unoccluded_data',
+           'ceiling_spec', 'thresholds_spec', 'try_thresholds']
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #5328e5ee
 PIPELINE_RULES = {"smoke": ("quantile", 0.1), "laptop": ("quantile", 0.1), "gpu": ("quantile", 0.1), "paper": ("threshold", 0.89)}  # what is flagged for repair
@@ -47,6 +46,7 @@ class VRSTCPlan:
     variant: str = "full"  # of STCnet, one of `STCNET_VARIANTS`
     rule: str = ""  # what is flagged: "threshold", "quantile", "truth" (exact masks, worlds only); "" = the scale's
     value: float | None = None  # tau, share of bands, or for "truth" a hidden share; None = the scale's
+    centre: str = "mean"  # what bands are compared with, one of `CENTRES`; "mean" as in the paper
     which: tuple[str, ...] = SPLITS  # splits that are repaired, or lose frames
     places: str = "every-other"  # non-local blocks of the network that is measured; "none" = like the first
     reid: Mapping = field(default_factory=dict)  # changes to `video_settings`, of both re-ID networks
@@ -55,6 +55,7 @@ class VRSTCPlan:
     def __post_init__(self):
         choose(self.scale, SCALES, "scale")
         choose(self.rule or RULES[0], (*RULES, "truth"), "rule")
+        choose(self.centre, CENTRES, "centre")
         self.completion, self.measured
 
     @property
@@ -78,7 +79,7 @@ class VRSTCPlan:
             return Flagging("truth", TRUTH_LIMIT if self.value is None else self.value)
         rule, value = PIPELINE_RULES[self.scale]
         rule, value = (self.rule, dict([PIPELINE_RULES["paper"], ("quantile", 0.1)])[self.rule]) if self.rule else (rule, value)
-        return Flagging(rule, value if self.value is None else self.value, scorer=video_spec(source, self.first, self.seed))
+        return Flagging(rule, value if self.value is None else self.value, centre=self.centre, scorer=video_spec(source, self.first, self.seed))
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #b0c61055
 KINDS = ("raw", "discarded", "repaired")  # of video to train or test on
@@ -243,7 +244,20 @@ def compare_runs(
             gain = paired_bootstrap(100 * scores(run), 100 * scores(runs[against]))
             rows[name] = {"rank-1": round(100 * run.metrics["rank1"], 1), "mAP": round(100 * float(scores(run).mean()), 1), "gain": round(gain.mean, 1),
                           "interval": f"{gain.low:+.1f} to {gain.high:+.1f}", "verdict": "" if name == against else {"holds": "above", "fails": "below"}.get(verdict(gain), "within noise")}
-    return pd.DataFrame(rows).T
+    return pd.DataFrame(list(rows.values()), index=list(rows))
+
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #36a596b7
+def unoccluded_data(source: VideoReIDSet) -> dict:  # of a video world -> as from `video_data_spec`
+    """What identifies the same walks with nothing in front of them. ValueError for a real set."""
+    data = video_data_spec(source)
+    if "video_world" not in data:
+        raise ValueError(f"{source.name} was filmed once, with its occluders: only a Mannequin world can be filmed again without")
+    return data | {"occlusion": data["occlusion"] | {"share": 0.0}}
+
+
+def ceiling_spec(plan: VRSTCPlan, source: VideoReIDSet) -> RunSpec:  # of a video world
+    """The name of the measured network's run on video without occluders: what a perfect repair would give."""
+    return RunSpec("video-reid", VIDEO_REID_VERSION, asdict(plan.measured), unoccluded_data(source), plan.seed)
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #5978add6
 THRESHOLDS_VERSION = 1
