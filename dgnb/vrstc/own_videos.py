@@ -33,8 +33,8 @@ from .video_training import VideoSettings, load_video_network, video_data_spec, 
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'open_tracklets', 'is_synthetic', 'find_run', 'default_painter', 'default_scorer', 'open_painter',
-           'open_scorer', 'score_pictures', 'localize_tracklets', 'repair_tracklets', 'own_settings', 'own_guider',
-           'adopt_guider', 'train_tracklets']
+           'open_scorer', 'outside', 'score_pictures', 'localize_tracklets', 'repair_tracklets', 'own_settings',
+           'own_guider', 'adopt_guider', 'train_tracklets']
 
 # %% ../../nbs/3_vrstc/06b_own_videos.ipynb #a83ad5e5
 def _leaves(folder: Path) -> list[Path]:
@@ -134,6 +134,14 @@ def _default(spec: RunSpec, option: str) -> Run:
         raise MissingRun(f"{spec.name} is not here: name another run with {option} RUN, or train the default with "
                          "`dgnb train stcnet --data mannequin-mars --scale laptop`") from error
 
+# %% ../../nbs/3_vrstc/06b_own_videos.ipynb #1bb54905
+def outside(source: VideoReIDSet, out: str | Path) -> Path:  # the folder to write to
+    """A ValueError for a folder within the tracklets' own."""
+    out, root = Path(out).expanduser(), getattr(source, "root", None)
+    if root and (out.resolve() == Path(root).resolve() or Path(root).resolve() in out.resolve().parents):
+        raise ValueError(f"{out} lies within {root}, where it would be taken for tracklets the next time: give another folder")
+    return out
+
 # %% ../../nbs/3_vrstc/06b_own_videos.ipynb #652ef81b
 class _Frames(Sequence):
     """Frames that are read when they are asked for."""
@@ -163,7 +171,7 @@ def score_pictures(
         write_bytes(file, figure_png(draw_scores(_Frames(source, record), scores[record], list(cuts.values()))))
     return files
 
-
+# %% ../../nbs/3_vrstc/06b_own_videos.ipynb #3d58879c
 def localize_tracklets(
     source: VideoReIDSet,  # e.g. of `open_tracklets`
     out: str | Path,  # folder: scores.csv, and pictures of scores over time
@@ -173,7 +181,7 @@ def localize_tracklets(
     progress: str = "auto",  # "auto", "bar", "lines" or "off"
 ) -> pd.DataFrame:  # columns split, tracklet, frame, band, score, flagged
     """Score all bands, flag the low ones, write table and pictures. ValueError names a frame that cannot be read."""
-    run, out = scorer if isinstance(scorer, Run) else open_scorer(scorer), Path(out).expanduser()
+    run, out = scorer if isinstance(scorer, Run) else open_scorer(scorer), outside(source, out)
     device, stamp = "cuda" if torch.cuda.is_available() else "cpu", {"source": source.fingerprint, "scorer": run.spec.name}
     file, mark = out / "scores.csv", out / "scores.json"
     if file.is_file() and mark.is_file() and json.loads(mark.read_text()) == stamp:
@@ -199,9 +207,7 @@ def repair_tracklets(
     progress: str = "auto",  # "auto", "bar", "lines" or "off"
 ) -> pd.DataFrame:  # one row per flagged frame, see `plan_repairs`
     """Repair tracklets into a folder, going on where it stopped. ValueError names a frame that cannot be read, or an output within the input."""
-    out, root = Path(out).expanduser(), getattr(source, "root", None)
-    if root and (out.resolve() == Path(root).resolve() or Path(root).resolve() in out.resolve().parents):
-        raise ValueError(f"{out} lies within {root}, where it would be taken for tracklets the next time: give another folder")
+    out = outside(source, out)
     painter = model if isinstance(model, Run) else open_painter(model)
     if scores:
         table = read_scores(scores)
@@ -234,7 +240,7 @@ def own_guider(source: VideoReIDSet, settings: STCnetSettings) -> VideoSettings:
     usual = video_settings(settings.guider_scale)
     return replace(usual, batch=min(usual.batch, len(source.train)), height=settings.height, width=settings.width)
 
-
+# %% ../../nbs/3_vrstc/06b_own_videos.ipynb #7b787993
 def adopt_guider(
     folder: str | Path,  # a finished video re-ID run, its folder or name
     source: VideoReIDSet,  # what STCnet will train on
@@ -253,7 +259,7 @@ def adopt_guider(
         _copy_folder(run.folder, store / run.spec.name)
     return settings
 
-
+# %% ../../nbs/3_vrstc/06b_own_videos.ipynb #83ba6990
 def train_tracklets(
     source: VideoReIDSet,  # what to train on, e.g. of `read_tracklet_set`
     settings: STCnetSettings,  # how, e.g. of `own_settings`
