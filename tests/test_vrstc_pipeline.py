@@ -1,6 +1,7 @@
 """VRSTC from end to end: names before runs, the grid, thresholds, repairs, and what is held against the truth."""
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from dgnb.scales import SCALES
 from dgnb.video_worlds import make_video_world
 from dgnb.vrstc import pipeline
 from dgnb.vrstc.against_truth import (_drops, activations_spec, completions_spec, energy_share, localizer_truth_spec, pictures, unseen_people, world_of)
-from dgnb.vrstc.pipeline import (KINDS, TABLE1, VRSTCPlan, against_twins, compare_runs, grid, kinds_of_video, repairs_spec, run_vrstc, scores, stages,
-                                 table1_spec, thresholds_spec, video_test_spec)
+from dgnb.vrstc.pipeline import (KINDS, TABLE1, VRSTCPlan, against_twins, ceiling_spec, compare_runs, grid, kinds_of_video, repairs_spec, run_vrstc, scores, stages,
+                                 table1_spec, thresholds_spec, unoccluded_data, video_test_spec)
 from dgnb.vrstc.repair import discarded_data
 from dgnb.vrstc.video_training import open_video_data, video_data_spec
 
@@ -21,7 +22,7 @@ TINY = VRSTCPlan("smoke", reid={"epochs": 1, "frames": 2}, stcnet={"channels": 2
 
 @pytest.fixture(scope="module")
 def world():
-    return make_video_world("mannequin-mars", "smoke")
+    return make_video_world("mannequin-mars", "smoke", longest=8, mean_length=6, distractors=2, junk=1)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,24 @@ def test_rows_of_table_1(world):
 def test_which_splits_are_repaired_is_part_of_the_name(world):
     keys = {stages(replace(TINY, which=which), world)["repaired"].key for which in (("train",), ("query", "gallery"), ("train", "query", "gallery"))}
     assert len(keys) == 3
+
+
+def test_the_centre_is_part_of_the_flags_only(world):
+    mean, median = stages(TINY, world), stages(replace(TINY, centre="median"), world)
+    assert mean["stcnet"] == median["stcnet"] and mean["raw"] == median["raw"] and mean["repaired"] != median["repaired"]
+    assert median["repaired"].as_dict()["data"]["flags"]["centre"] == "median"
+    with pytest.raises(ValueError, match="centre"):
+        replace(TINY, centre="middle")
+
+
+def test_the_ceiling_is_the_same_town_without_occluders(world):
+    empty = open_video_data(unoccluded_data(world))
+    record = max(world.query, key=lambda one: world.film(one).bands.max().item())
+    assert empty.query == world.query and np.array_equal(empty.film(record).images.numpy(), world.film(record).twins.numpy())
+    spec, raw = ceiling_spec(TINY, world), stages(TINY, world)["raw"]
+    assert spec.settings == raw.settings and spec.data["occlusion"]["share"] == 0 != raw.data["occlusion"]["share"]
+    with pytest.raises(ValueError, match="filmed once"):
+        unoccluded_data(SimpleNamespace(name="street", data_spec=lambda: {"video_set": "street", "fingerprint": "0"}))
 
 
 # the whole
