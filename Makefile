@@ -41,6 +41,7 @@ test: $(STAMP)
 	@$(BIN)/python tools/check.py fresh
 	@$(BIN)/nbdev_test --n_workers $(WORKERS) --timing
 	@$(BIN)/dgnb run all --scale smoke --train --workers $(WORKERS)
+	@$(BIN)/python tools/website/build.py
 	@$(BIN)/python -m pytest -n $(WORKERS)
 	@$(BIN)/python tools/check.py unchanged
 

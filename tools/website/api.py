@@ -3,8 +3,10 @@
 Docstrings of this project are Markdown, mostly one line; they are turned into what Sphinx expects.
 """
 import importlib
+import inspect
 import json
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,6 +66,8 @@ def arguments(obj) -> list[str]:
         return []
     fields = [f":param {name}: {literal(' '.join(entry['docment'].split()))}" for name, entry in found.items() if name != "return" and entry.get("docment")]
     back = (found.get("return") or {}).get("docment")
+    if back and (rest := re.search(r"\*\*(\w+),?[ ]*# *(.+)", inspect.getsource(obj))) and rest[2].strip() == back.strip():
+        return [*fields, f":param {rest[1]}: {literal(back)}"]  # docments takes what stands beside **options for what is returned
     return fields + ([f":returns: {literal(' '.join(back.split()))}"] if back else [])
 
 
@@ -71,17 +75,24 @@ def page(name: str, notebook: Path | None) -> str:
     """A module's page."""
     rule = "=" * len(name)
     lesson = "" if notebook is None else f"Made by the lesson :doc:`/{notebook.relative_to(ROOT / 'nbs').with_suffix('').as_posix()}`, which explains it.\n\n"
-    members = ", ".join(public(name))
-    return f"{name}\n{rule}\n\n{lesson}.. automodule:: {name}\n" + (f"   :members: {members}\n   :undoc-members:\n" if members else "")
+    members = public(name)
+    listed = " · ".join(f":py:obj:`{one} <{name}.{one}>`" for one in members)
+    text = f"{name}\n{rule}\n\n{lesson}" + (f"{listed}\n\n" if members else "") + f".. automodule:: {name}\n"
+    return text + (f"   :members: {', '.join(members)}\n   :undoc-members:\n" if members else "")
 
 
 def names() -> dict[str, str]:
-    """Public name -> its full name, for names that only one module has and that no prose would use by chance."""
+    """Name -> full name: short ones that only one module has and that no prose would use by chance, and all full ones, of members too."""
     found: dict[str, list[str]] = {}
+    whole: list[str] = []
     for module in modules():
         for name in public(module):
             found.setdefault(name, []).append(f"{module}.{name}")
-    return {name: full[0] for name, full in found.items() if len(full) == 1 and re.search(r"_|[a-z][A-Z]", name)}
+            thing = getattr(sys.modules[module], name)
+            members = {*vars(thing), *getattr(thing, "__annotations__", {})} if isinstance(thing, type) else ()
+            whole += [f"{module}.{name}", *(f"{module}.{name}.{member}" for member in members if not member.startswith("_"))]
+    short = {name: full[0] for name, full in found.items() if len(full) == 1 and re.search(r"_|[a-z][A-Z]", name)}
+    return {full: full for full in whole} | short
 
 
 def setup(app) -> None:

@@ -65,7 +65,7 @@ def prepare() -> int:
 def stale(folder: Path) -> list[Path]:
     """Built pages whose source is gone."""
     own = ("genindex.html", "search.html", "py-modindex.html")
-    pages = [path for path in folder.rglob("*.html") if "_modules" not in path.parts and path.name not in own]
+    pages = [path for path in folder.rglob("*.html") if path.name not in own]
     return [path for path in pages if not any((SOURCES / path.relative_to(folder)).with_suffix(kind).exists() for kind in (".ipynb", ".md", ".rst"))]
 
 

@@ -14,7 +14,7 @@ copyright = settings["copyright"]
 version = release = settings["version"]
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]  # the lessons are the source listings
 exclude_patterns = ["_extra/**"]
 templates_path = []
 
@@ -34,8 +34,7 @@ autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 add_module_names = False
-toc_object_entries = True
-toc_object_entries_show_parents = "hide"
+toc_object_entries = False  # thousands of entries, sorted through again for each page, took most of the build's time; reference pages list their names themselves
 
 html_theme = "sphinx_book_theme"
 html_title = settings["title"]
@@ -46,11 +45,14 @@ html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
+html_show_search_summary = False  # a browser does not let a page from disk read the others
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "navbar_persistent": [],
+    "navigation_depth": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
     "pygments_light_style": "a11y-high-contrast-light",

@@ -24,7 +24,7 @@ class Mermaid(SphinxDirective):
 
     def run(self):
         source = "\n".join(self.content)
-        return [nodes.raw("", f'<pre class="mermaid" role="img" aria-label="{html.escape(words(source), quote=True)}">{html.escape(source)}</pre>', format="html")]
+        return [nodes.raw("", f'<div class="mermaid" role="img" aria-label="{html.escape(words(source), quote=True)}">{html.escape(source)}</div>', format="html")]
 
 
 def setup(app):

@@ -67,8 +67,12 @@ def markdown(text: str, here: str, names: dict[str, str] = {}, page: str = "") -
         word = kept[int(match[1])]
         inside = text_now.count("[", 0, match.start()) > text_now.count("]", 0, match.start())
         line = text_now[text_now.rfind("\n", 0, match.start()) + 1:match.start()]
-        full = names.get(word.strip("`").removesuffix("()"))
-        return f"{{py:obj}}`{word.strip('`')} <{full}>`" if full and not inside and not line.startswith("#") and "<" not in line else word
+        said = word.strip("`")
+        full = names.get(said.removesuffix("()"))
+        if not full or inside or line.startswith("#") or "<" in line:
+            return word
+        short = re.sub(r"^dgnb\.([a-z]\w*\.)*(?=\w)", "", said)
+        return f"{{py:obj}}`{short} <{full}>`"
 
     text_now = CODE.sub(hide, text)
     text_now = LINK.sub(lambda m: m[1] + relink(m[2], here, page) + m[3], text_now)

@@ -64,8 +64,7 @@ def title(item: Item) -> str:
 
 def label(item: Item) -> str:
     """The item in the side bar."""
-    place = item.place.split(",")[0] if item.paper != "ours" else item.place
-    return f"{short(item)}, {place[:1].lower()}{place[1:]}" if item.paper == "ours" else f"{short(item)}, {place}"
+    return f"{short(item)}: {item.place}" if item.paper == "ours" else f"{short(item)}, {item.place.split(',')[0]}"
 
 
 def claims_of(item: Item, record: dict) -> list[dict]:
