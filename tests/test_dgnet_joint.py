@@ -18,7 +18,7 @@ from dgnb.dgnet import joint
 from dgnb.dgnet.joint import (DGNET_SCALES, DGNet, can_be_evaluated, dgnet_settings, dgnet_spec, evaluate_dgnet, load_dgnet, sample_donors,
                               sample_sheets, settings_of, teacher_settings, train_dgnet)
 from dgnb.dgnet.losses import RECIPES, TERMS, Networks, Recipe, Views
-from dgnb.dgnet.step import JointStep, TwoStreams, make_networks, make_optimizers
+from dgnb.dgnet.step import JointStep, TwoStreams, limit_gradient, make_networks, make_optimizers
 from dgnb.dgnet.teacher import Teacher
 from dgnb.image_sets import load_image_set, write_image_set
 from dgnb.resuming import Batches, rng_state
@@ -495,3 +495,30 @@ def test_a_run_of_another_recipe_is_no_dgnet(run, store):
 def test_missing_imagenet_weights_are_named(world, network):
     with pytest.raises(RunStoreError, match="weights_name"):
         trained(world, tiny(weights="0123456789ab"), network)
+
+
+# a limit to the gradient
+
+
+def moved(gradient, clip):
+    """What one step of plain descent does to two weights of which the second has no gradient."""
+    weight, idle = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [idle], "lr": 5.0}], lr=1.0)
+    limit_gradient(optimizer, clip)
+    weight.grad = torch.tensor(gradient)
+    optimizer.step()
+    assert not idle.any()
+    return weight.detach()
+
+
+@pytest.mark.parametrize("gradient", [[0.3, 0.4], [0.0, 0.0], [1.2, 1.6], [3e4, -4e4]])
+def test_a_long_gradient_is_shortened_and_keeps_its_direction(gradient):
+    step, wanted = -moved(gradient, 2.0), torch.tensor(gradient)
+    assert torch.allclose(step, wanted * min(1.0, 2.0 / max(float(wanted.norm()), 1e-12)), rtol=1e-4)
+
+
+def test_the_limit_is_a_setting_of_all_three_optimizers(world):
+    count = lambda settings: [len(o._optimizer_step_pre_hooks) for o in make_optimizers(make_networks(settings, 3), settings).values()]
+    assert count(tiny()) == [0, 0, 0] and count(tiny(clip=1.0)) == [1, 1, 1] and dgnet_settings("laptop").clip == 30 and dgnet_settings("paper").clip == 0
+    with pytest.raises(ValueError, match="clip must be at least 0"):
+        tiny(clip=-1.0)

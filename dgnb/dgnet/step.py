@@ -25,8 +25,9 @@ from ..training import Loop
 from ..worlds import ReIDSet
 
 # %% auto #0
-__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'make_optimizers', 'weights_of',
-           'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct', 'Stages']
+__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'limit_gradient', 'make_optimizers',
+           'weights_of', 'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct',
+           'Stages']
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #2eb4a0f2
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class DGNetSettings(_Sizes):
     head_lr: float = 0.02  # of E_a's heads
     lr: float = 1e-4  # of E_s, G and D, Adam
     betas: tuple[float, float] = (0.0, 0.999)  # of Adam
+    clip: float = 0.0  # longest gradient of each optimizer's weights, longer ones are shortened; 0 = no limit; not in the paper
     weight_decay: float = 5e-4  # of all
     start_from_teacher: bool = False  # E_a's ResNet starts with the teacher's weights
     decay_at: tuple[float, ...] = (0.6, 0.9)  # shares of the training after which all rates are divided by ten
@@ -104,6 +106,8 @@ def _check(settings: DGNetSettings) -> None:
     for name in ("iterations", "batch", "dim", "height", "width"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} must be at least 1, found {getattr(settings, name)}")
+    if settings.clip < 0:
+        raise ValueError(f"clip must be at least 0 (no limit), found {settings.clip}")
     if settings.batch < 2:
         raise ValueError("batch must be at least 2: batch normalisation has no statistics of one image")
     if settings.height % 4 or settings.width % 4:
@@ -119,7 +123,7 @@ DGNET_SCALES = {
     "smoke": {"backbone": "resnet10t", "truncate": 2, "dim": 32, "structure_width": 4, "dilations": (1, 2, 3), "blocks": 4, "hidden": 32, "critic_width": 8,
               "upsampling": "direct", "height": 64, "width": 32, "batch": 4, "iterations": 12, "backbone_lr": 0.02, "lr": 5e-4, "warmup_start": 6, "warmup_slope": 1.0},
     "laptop": {"backbone": "resnet10t", "truncate": 1, "dim": 512, "structure_width": 8, "dilations": (1, 2, 3), "hidden": 128, "critic_width": 16,
-               "upsampling": "phases", "height": 64, "width": 32, "iterations": 2000, "start_from_teacher": True, "backbone_lr": 0.005, "lr": 1e-3, "betas": (0.5, 0.999),
+               "upsampling": "phases", "height": 64, "width": 32, "iterations": 2000, "start_from_teacher": True, "backbone_lr": 0.005, "lr": 1e-3, "betas": (0.5, 0.999), "clip": 30.0,
                "together": True, "decay_at": (0.85, 0.95), "warmup_start": 500, "warmup_slope": 0.01},
     "gpu": {"backbone_lr": 0.02, "iterations": 12_000, "warmup_start": 3600, "warmup_slope": 2 / 480},
     "paper": {},
@@ -192,13 +196,27 @@ def make_networks(
     return Networks(appearance, structure, decoder, MultiScaleDiscriminator(settings.critic_width, settings.blocks), teacher)
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #dab41b6c
+def limit_gradient(
+    optimizer: torch.optim.Optimizer,  # before each of its steps...
+    longest: float,  # ...the gradient of all its weights together is shortened to this Euclidean length, if it is longer
+) -> None:
+    """Never follow one strange batch far."""
+    def shorten(*_) -> None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], longest, foreach=True)
+
+    optimizer.register_step_pre_hook(shorten)
+
+
 def make_optimizers(nets: Networks, settings: DGNetSettings) -> dict[str, torch.optim.Optimizer]:
     """SGD for E_a, Adam for E_s and G, Adam for D."""
     adam = lambda parameters: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
     heads = [*nets.appearance.prim.parameters(), *nets.appearance.fine.parameters()]
     groups = [{"params": list(nets.appearance.backbone.parameters()), "lr": settings.backbone_lr}, {"params": heads, "lr": settings.head_lr}]
-    return {"encoder": torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay, foreach=True),
+    made = {"encoder": torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay, foreach=True),
             "generator": adam([*nets.structure.parameters(), *nets.decoder.parameters()]), "critic": adam(nets.discriminator.parameters())}
+    for optimizer in made.values() if settings.clip else ():
+        limit_gradient(optimizer, settings.clip)
+    return made
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #6f051c05
 def weights_of(loop: Loop, names: Iterable[str]) -> list[torch.Tensor]:  # names of optimizers -> what they move
