@@ -87,7 +87,7 @@ class VideoScale:
 
 VIDEO_SCALES = {
     "smoke": VideoScale(8, 8, 16, 3.5, 3.5, 4, 3, 7, 4, 10, (64, 32)),
-    "laptop": VideoScale(100, 330, 300, 5.0, 4.2, 120, 40, 15, 8, 32, (64, 32)),
+    "laptop": VideoScale(200, 330, 300, 5.0, 4.2, 120, 40, 15, 8, 32, (64, 32)),
     "gpu": VideoScale(625, 330, 300, 7.0, 6.0, 800, 200, 40, 5, 160, (256, 128)),
 }
 
@@ -286,7 +286,6 @@ def encode_png(pixels: np.ndarray) -> bytes:  # uint8, H x W x 3
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
-
 # %% ../nbs/1_foundations/06d_video_worlds.ipynb #63c517cd
 class _Coded(_Filmed):
     "A video world's files."
@@ -331,7 +330,6 @@ class _Coded(_Filmed):
         if tracklet.index not in self._coded:
             self.prepare(tracklet)
         return self._coded[tracklet.index][n]
-
 
 # %% ../nbs/1_foundations/06d_video_worlds.ipynb #88b4d33a
 class VideoWorld(_Coded):

@@ -75,7 +75,7 @@ class VideoSettings:
 _SMALL = {"backbone": "resnet10t", "truncate": 1, "height": 64, "width": 32, "stride": 3, "lr": 1e-3, "scaled": True}
 VIDEO_REID_SCALES = {
     "smoke": _SMALL | {"batch": 8, "epochs": 4, "decay_every": 2},
-    "laptop": _SMALL | {"epochs": 36, "decay_every": 12},
+    "laptop": _SMALL | {"epochs": 24, "decay_every": 20, "batch": 16, "lr": 2e-3},
     "gpu": {"epochs": 45, "decay_every": 15, "scaled": True},
     "paper": {},
 }
