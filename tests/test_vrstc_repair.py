@@ -373,7 +373,7 @@ def test_descriptions_say_all_that_matters(world, net, table):
              repaired_data(world, painter, Flagging("quantile", 0.1, scorer=video_spec(world, video_settings("smoke"), 1)))]
     keys = [RunSpec("video-reid", 1, {}, json.loads(json.dumps(kind))).key for kind in kinds]
     assert len(set(keys)) == len(keys)
-    assert repaired_data(video_data_spec(world), painter, Flagging("truth", 0.1), ("gallery", "train", "query")) == kinds[3]
+    assert kinds[3] == json.loads(json.dumps(kinds[3])) and repaired_data(video_data_spec(world), painter, Flagging("truth", 0.1), ("gallery", "train", "query")) == kinds[3]
     for flags in (Flagging("truth", 0.2), Flagging("quantile", 0.1, False, "median", scorer=scorer)):
         assert Flagging.of(json.loads(json.dumps(flags.describe()))) == flags
     by_hand = RepairedSet(world, net, table)

@@ -22,7 +22,7 @@ import torch
 
 from ..own_sets import SPLITS
 from ..progress import Progress
-from ..run_store import RunSpec, RunStore, RunStoreError
+from ..run_store import RunSpec, RunStore, RunStoreError, plain, thaw
 from ..safe_files import one_line_errors, write_bytes, write_json
 from ..scales import choose
 from ..tracklets import TrackletRecord, VideoReIDSet
@@ -35,8 +35,8 @@ from .step import STCnet
 from .video_training import OPENERS, VideoSettings, load_video_network, open_video_data, video_data_spec
 
 # %% auto #0
-__all__ = ['REPAIR_VERSION', 'home_splits', 'true_table', 'tracklet_table', 'RepairedSet', 'kept_frames', 'DiscardedSet',
-           'Flagging', 'checked_splits', 'repaired_data', 'discarded_data', 'open_repaired', 'open_discarded',
+__all__ = ['REPAIR_VERSION', 'home_splits', 'true_table', 'tracklet_table', 'checked_splits', 'RepairedSet', 'kept_frames',
+           'DiscardedSet', 'Flagging', 'repaired_data', 'discarded_data', 'open_repaired', 'open_discarded',
            'tracklet_path', 'repair_set']
 
 # %% ../../nbs/3_vrstc/06_repair.ipynb #728e1ef3
@@ -100,6 +100,18 @@ def tracklet_table(
     return {record: values for record, values in known.items() if values is not None}
 
 # %% ../../nbs/3_vrstc/06_repair.ipynb #c36ad66e
+REPAIR_VERSION = 1
+
+
+def checked_splits(which: Sequence[str]) -> tuple[str, ...]:  # some of train, query, gallery -> in this order
+    """A ValueError for other names, and for none."""
+    for name in which:
+        choose(name, SPLITS, "split")
+    if not which:
+        raise ValueError("no split is named: give one or more of train, query, gallery")
+    return tuple(name for name in SPLITS if name in which)
+
+
 def _digest(*parts) -> str:
     """Sixteen hexadecimal digits of arrays and texts."""
     digest = hashlib.blake2b(digest_size=8)
@@ -325,18 +337,6 @@ class Flagging:
 _TABLES: dict[str, pd.DataFrame] = {}
 
 # %% ../../nbs/3_vrstc/06_repair.ipynb #1d98466c
-REPAIR_VERSION = 1
-
-
-def checked_splits(which: Sequence[str]) -> tuple[str, ...]:  # some of train, query, gallery -> in this order
-    """A ValueError for other names, and for none."""
-    for name in which:
-        choose(name, SPLITS, "split")
-    if not which:
-        raise ValueError("no split is named: give one or more of train, query, gallery")
-    return tuple(name for name in SPLITS if name in which)
-
-
 def repaired_data(
     source: VideoReIDSet | Mapping,  # what is repaired, or its description
     stcnet: RunSpec,  # the run of the network that paints
@@ -345,7 +345,8 @@ def repaired_data(
 ) -> dict:  # plain values for a run's key; nothing needs to be trained yet
     """What identifies a repaired set, see `open_video_data`."""
     data = dict(source) if isinstance(source, Mapping) else video_data_spec(source)
-    return {"repaired": data, "which": list(checked_splits(which)), "stcnet": stcnet.as_dict(), "flags": flags.describe(), "repair_version": REPAIR_VERSION}
+    parts = {"repaired": data, "which": checked_splits(which), "stcnet": stcnet.as_dict(), "flags": flags.describe(), "repair_version": REPAIR_VERSION}
+    return thaw(plain(parts, "data"))
 
 
 def discarded_data(
@@ -355,7 +356,7 @@ def discarded_data(
 ) -> dict:  # plain values for a run's key
     """What identifies a set without its flagged frames."""
     data = dict(source) if isinstance(source, Mapping) else video_data_spec(source)
-    return {"discarded": data, "which": list(checked_splits(which)), "flags": flags.describe(), "repair_version": REPAIR_VERSION}
+    return thaw(plain({"discarded": data, "which": checked_splits(which), "flags": flags.describe(), "repair_version": REPAIR_VERSION}, "data"))
 
 # %% ../../nbs/3_vrstc/06_repair.ipynb #bc83d618
 def _made_by_hand(data: Mapping) -> VideoReIDSet:
