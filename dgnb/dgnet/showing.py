@@ -47,7 +47,7 @@ def pack_sheet(
     sheet = Image.fromarray(tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy())
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        sheet.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        sheet.save(buffer, "JPEG", quality=quality, subsampling=0)
         if buffer.tell() <= room:
             return np.frombuffer(buffer.getvalue(), np.uint8)
     raise ValueError(f"{rows} x {columns} pictures do not fit into {room:,} bytes: show fewer, or lower tallest={tallest}")

@@ -81,7 +81,7 @@ class LSGANSettings:
 
 LSGAN_SCALES = {
     "smoke": {"painter_width": 4, "critic_width": 8, "height": 64, "width": 32, "batch": 8, "iterations": 12, "lr": 5e-4},
-    "laptop": {"painter_width": 16, "critic_width": 16, "height": 64, "width": 32, "iterations": 2000, "lr": 1e-3, "betas": (0.5, 0.999)},
+    "laptop": {"painter_width": 16, "critic_width": 16, "height": 64, "width": 32, "iterations": 2000, "lr": 4e-4, "betas": (0.5, 0.999)},
     "gpu": {"iterations": 12_000},
     "paper": {},
 }
@@ -146,6 +146,7 @@ def train_lsgan(context: RunContext) -> None:
         context.save_metrics(last | {"parameters": sum(p.numel() for p in painter.parameters()), "images_seen": settings.iterations * settings.batch})
 
 
+# %% ../../nbs/2_dgnet/10_unconditional.ipynb #e8cd105c
 def load_painter(run: Run) -> NoisePainter:  # of recipe "lsgan", with weights
     """The trained painter, in evaluation mode; a RunStoreError if the run is of another recipe."""
     if run.spec.recipe != "lsgan":
