@@ -4,6 +4,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -46,12 +47,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def site() -> Path:
     """The built site; built here, once for all workers, where it is not fresh."""
     from filelock import FileLock
     build.WORK.mkdir(exist_ok=True)
     with FileLock(str(build.WORK / ".lock")):
-        assert build.build() == 0, "make site says what is wrong"
+        made = subprocess.run([sys.executable, Path(build.__file__)], capture_output=True, text=True)
+    assert made.returncode == 0, f"make site says:\n{made.stderr[-3000:]}"
     return build.SITE
 
 
@@ -246,6 +248,12 @@ def test_each_picture_has_its_own_cell_with_its_alt_text():
     made = notebooks.code_cells(cell, "nbs/2_dgnet/00_teacher.ipynb")
     assert [one["metadata"].get("mystnb", {}).get("image", {}).get("alt") for one in made] == ["first", "second", None]
     assert made[0]["source"] == "show()" and made[0]["metadata"]["tags"] == ["exported"] and made[1]["source"] == "" and made[2]["cell_type"] == "markdown"
+
+
+def test_defaults_are_told_from_what_was_used():
+    cell = {"cell_type": "code", "id": "one", "metadata": {"tags": ["parameters"]}, "source": 'item = "dgnet-table3"  # id\nscale = "smoke"  # scale', "outputs": []}
+    assert '`scale = "laptop"`' in notebooks.shown_with(cell)[0]["source"]
+    assert notebooks.shown_with({**cell, "metadata": {}}) == []
 
 
 def test_setup_cell_installs_only_where_the_package_is_missing():

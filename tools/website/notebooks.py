@@ -134,6 +134,17 @@ def code_cells(cell: dict, here: str) -> list[dict]:
     return [one for one in made if one["cell_type"] != "code" or one["source"] or one["outputs"]]
 
 
+def shown_with(cell: dict) -> list[dict]:
+    """After a parameters cell: what the results below were made with, from the record, where it differs from the defaults."""
+    found = re.search(r'^item = "([\w-]+)"', source(cell), re.M) if "parameters" in cell["metadata"].get("tags", []) else None
+    record = ROOT / "figures" / found[1] / "record.json" if found else None
+    if record is None or not record.exists():
+        return []
+    used = {name: value for name, value in json.loads(record.read_text(encoding="utf-8"))["parameters"].items() if name != "item"}
+    said = ", ".join(f"`{name} = {json.dumps(value)}`" for name, value in used.items())
+    return [text_cell(f"*These are the defaults. What follows was made with* {said}.", 2)]
+
+
 def page(path: Path, names: dict[str, str] = {}, more: str = "") -> str:
     """The site's form of a notebook, as JSON text; `more` is text for its end, such as a table of contents."""
     here, notebook = path.relative_to(ROOT).as_posix(), json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +154,7 @@ def page(path: Path, names: dict[str, str] = {}, more: str = "") -> str:
         if re.search(r"^#\| *(hide|default_exp)", source(cell), re.M) or not source(cell).strip():
             continue
         if cell["cell_type"] == "code":
-            made += code_cells(cell, here)
+            made += code_cells(cell, here) + shown_with(cell)
             continue
         first = not made
         made.append({**cell, "source": markdown(source(cell), here, names)})
