@@ -133,7 +133,7 @@ STCNET_VARIANTS = {  # rows of Table 1
 _SMALL = {"height": 64, "width": 32, "dilations": (1, 2, 4, 8), "two_bands": 0.4, "flip": 0.5, "reach": 3, "among": "nearest", "decay_at": (0.8,)}
 STCNET_SCALES = {
     "smoke": _SMALL | {"channels": 6, "critic_channels": 6, "batch": 8, "iterations": 20, "lr": 2e-3, "clean": "truth", "guider_scale": "smoke"},
-    "laptop": _SMALL | {"channels": 16, "critic_channels": 16, "batch": 16, "iterations": 2500, "lr": 1e-3, "rule": "quantile", "tau": 0.1, "guider_scale": "laptop"},
+    "laptop": _SMALL | {"channels": 16, "critic_channels": 16, "batch": 16, "iterations": 4000, "lr": 1e-3, "rule": "quantile", "tau": 0.1, "guider_scale": "laptop"},
     "gpu": {"two_bands": 0.4, "flip": 0.5, "reach": 3, "among": "nearest", "decay_at": (0.8,), "iterations": 10_000, "lr": 2e-4, "rule": "quantile", "tau": 0.1,
             "guider_scale": "gpu"},
     "paper": {},
