@@ -242,21 +242,42 @@ def summary_table():
     return pd.DataFrame(rows, columns=["item", "claim", "data", "verdict", "effect", "interval", "scale"])
 
 
-def readme_results() -> Line:
+VERDICTS = ("holds", "within noise", "fails", "not run")
+
+
+def readme_results(
+    *items: str,  # ids of items; none: all with claims
+) -> Line:
     """`summary_table()` as a Markdown table for the README: claim, where it was checked, verdict, difference with its interval.
 
     A claim that was not run on several sets takes one line.
     """
     lines = ["| item | claim | data | verdict | difference (95 % interval) |", "|---|---|---|---|---|"]
     table = summary_table()
+    table = table[table["item"].isin(items or set(table["item"]))]
     waiting = table[table.verdict == "not run"].groupby(["item", "claim"], sort=False).data.agg(lambda names: ", ".join(filter(None, names)))
     table = table.assign(data=[waiting[item, claim] if verdict == "not run" else data
                                for item, claim, data, verdict in zip(table["item"], table.claim, table.data, table.verdict)])
     for row in table[~table.duplicated(["item", "claim", "data"])].to_dict("records"):
         effect = "" if row["effect"] is None or row["effect"] != row["effect"] else f"{row['effect']:+.3f}"
         interval = f" ({row['interval'][0]:+.3f}, {row['interval'][1]:+.3f})" if isinstance(row["interval"], list) else ""
-        lines.append(f"| {row['item']} | {row['claim']} | {row['data']} | *{row['verdict']}* | {effect}{interval} |")
+        lines.append(f"| {_linked(row['item'])} | {row['claim']} | {row['data']} | *{row['verdict']}* | {effect}{interval} |")
     return Line("\n".join(lines))
+
+
+def readme_counts() -> Line:
+    """How many claims of each built item hold, fail, ... as a Markdown table for the README; the last line counts all."""
+    table = summary_table()
+    counts = table.groupby("item", sort=False).verdict.value_counts().unstack(fill_value=0).reindex(columns=list(VERDICTS), fill_value=0)
+    rows = [(_linked(item.id), item.place.split(",")[0] if item.paper != "ours" else "ours", item.id) for item in load_catalogue() if item.id in counts.index]
+    lines = ["| item | where | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
+    lines += [f"| {name} | {place} | " + " | ".join(str(n or "") for n in counts.loc[item]) + " |" for name, place, item in rows]
+    return Line("\n".join([*lines, "| **all** |  | " + " | ".join(f"**{n}**" for n in counts.sum()) + " |"]))
+
+
+def _linked(item: str) -> str:
+    """An item's name, linked to what was shipped of it, as seen from nbs/."""
+    return f"[{item}](../figures/{item})" if (figures_dir(ship=True) / item).is_dir() else item
 
 
 def readme_figure(

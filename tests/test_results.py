@@ -10,7 +10,7 @@ import pytest
 from tiny import make_project, row, write_catalogue
 
 from dgnb.catalogue import CatalogueError, load_catalogue
-from dgnb.results import how, read_record, readme_results, shipped_records, start, summary_table
+from dgnb.results import how, read_record, readme_counts, readme_results, shipped_records, start, summary_table
 from dgnb.run_store import RunSpec, recipe
 from dgnb.parameters import RunnerError
 from dgnb.verify import compare, flat_metrics, seed_spreads, verify
@@ -147,7 +147,11 @@ def test_summary_lists_every_claim_of_built_items(project, monkeypatch):
     result.save()
     table = summary_table()
     assert list(table["verdict"]) == ["holds", "not run"] and list(table["scale"]) == ["laptop", "laptop"]
-    assert "| tiny-a | A is above B. | town | *holds* | +0.050 (+0.010, +0.090) |" in readme_results()
+    line = "| [tiny-a](../figures/tiny-a) | A is above B. | town | *holds* | +0.050 (+0.010, +0.090) |"
+    assert line in readme_results() and line in readme_results("tiny-a") and line not in readme_results("tiny-b")
+    counts = readme_counts().data.splitlines()
+    assert counts[0].split(" | ")[2:] == ["holds", "within noise", "fails", "not run |"]
+    assert [cell.strip() for cell in counts[2].split("|")][3:-1] == ["1", "", "", "1"] and counts[3].startswith("| **all** |  | **1** |")
 
 
 @pytest.fixture
