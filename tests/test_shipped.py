@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgnb.catalogue import load_catalogue
+from dgnb.parameters import parameters_of
 from dgnb.paths import figures_dir, shipped_runs
 from dgnb.results import read_record
 from dgnb.run_store import RunSpec, open_run
@@ -44,7 +45,12 @@ def test_a_record_says_how_it_was_made(shipped):
 
 
 def test_the_notebook_shows_the_shipped_result(shipped):
-    notebook = json.loads(load_catalogue().notebook(load_catalogue()[shipped["item"]]).read_text(encoding="utf-8"))
+    """Of items that share a notebook, it shows the one that its parameters cell names."""
+    path = load_catalogue().notebook(load_catalogue()[shipped["item"]])
+    assert (own := parameters_of(path)["item"]) in BUILT
+    if own != shipped["item"]:
+        return
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     shown = "".join("".join(o.get("data", {}).get("text/markdown", "")) for cell in notebook["cells"] for o in cell.get("outputs", []))
     assert "scale **laptop** on " in shown and shipped["date"][:10] in shown and all(name in shown for name in shipped["data"])
     assert not [cell for cell in notebook["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]

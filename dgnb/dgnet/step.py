@@ -56,8 +56,8 @@ class _Sizes:
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #5ec3b858
 @dataclass(frozen=True)
-class DGNetSettings(_Sizes):
-    """All that decides a DG-Net besides data, teacher and seed; the defaults are the published values."""
+class _Pace(_Sizes):
+    """What a DG-Net is shown, and how fast it learns."""
     flip: float = 0.5  # probability of mirroring
     pad: int = 10  # padding before the random crop, in pixels at 256 rows
     erase: float = 0.5  # probability of erasing, for identification only
@@ -71,6 +71,11 @@ class DGNetSettings(_Sizes):
     weight_decay: float = 5e-4  # of all
     start_from_teacher: bool = False  # E_a's ResNet starts with the teacher's weights
     decay_at: tuple[float, ...] = (0.6, 0.9)  # shares of the training after which all rates are divided by ten
+
+# %% ../../nbs/2_dgnet/05b_step.ipynb #fb8c692f
+@dataclass(frozen=True)
+class DGNetSettings(_Pace):
+    """All that decides a DG-Net besides data, teacher and seed; the defaults are the published values."""
     recipe: Recipe = field(default_factory=Recipe)  # the switches
     loss_kind: str = "released"  # whose weights: "released" or "paper"
     warmup_start: int = 30_000  # iteration at which the late losses begin to rise
