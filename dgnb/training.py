@@ -28,8 +28,8 @@ from .safe_files import StoreError
 from .scales import choose, seed_everything
 
 # %% auto #0
-__all__ = ['Schedule', 'ramp', 'steps', 'lr_scheduler', 'make_fabric', 'Loop', 'capture', 'restore', 'NonFiniteLoss', 'Window',
-           'check_weights', 'polite_stop', 'FitResult', 'fit']
+__all__ = ['Schedule', 'ramp', 'steps', 'lr_scheduler', 'limit_gradient', 'make_fabric', 'Loop', 'capture', 'restore',
+           'NonFiniteLoss', 'Window', 'check_weights', 'polite_stop', 'FitResult', 'fit']
 
 # %% ../nbs/1_foundations/13_training.ipynb #d8dbc1ef
 _BETWEEN = {
@@ -101,6 +101,17 @@ def lr_scheduler(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """A torch scheduler that multiplies the optimizer's learning rates by a schedule."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda iteration: factor(iteration))
+
+# %% ../nbs/1_foundations/13_training.ipynb #74c43d9f
+def limit_gradient(
+    optimizer: torch.optim.Optimizer,  # before each of its steps...
+    longest: float,  # ...the gradient of all its weights together is shortened to this Euclidean length, if it is longer
+) -> None:
+    """Never follow one strange batch far."""
+    def shorten(*_) -> None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], longest, foreach=True)
+
+    optimizer.register_step_pre_hook(shorten)
 
 # %% ../nbs/1_foundations/13_training.ipynb #fdabbc41
 def _fabric_module():
@@ -371,8 +382,8 @@ def _run(trainer: _Trainer, step: Callable, iterations: int, looks: Sequence[tup
             _one_iteration(trainer, step)
             row = _report(trainer) if due(log_every) else None
             for every, function in looks:
-                if due(every):
-                    row = (row or {"iteration": loop.iteration}) | _look(loop, function)
+                if due(every) and (found := _look(loop, function)):
+                    row = (row or {"iteration": loop.iteration}) | found
             if row:
                 loop.log.append(row)
             progress.step(loop.iteration, row)

@@ -21,13 +21,12 @@ from .structure import StructureEncoder
 from .teacher import Teacher
 from ..sampling import ImageCache, train_loader
 from ..scales import SCALES, choose, numpy_generator
-from ..training import Loop
+from ..training import Loop, limit_gradient
 from ..worlds import ReIDSet
 
 # %% auto #0
-__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'limit_gradient', 'make_optimizers',
-           'weights_of', 'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct',
-           'Stages']
+__all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'make_optimizers', 'weights_of',
+           'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct', 'Stages']
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #2eb4a0f2
 @dataclass(frozen=True)
@@ -201,17 +200,6 @@ def make_networks(
     return Networks(appearance, structure, decoder, MultiScaleDiscriminator(settings.critic_width, settings.blocks), teacher)
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #dab41b6c
-def limit_gradient(
-    optimizer: torch.optim.Optimizer,  # before each of its steps...
-    longest: float,  # ...the gradient of all its weights together is shortened to this Euclidean length, if it is longer
-) -> None:
-    """Never follow one strange batch far."""
-    def shorten(*_) -> None:
-        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], longest, foreach=True)
-
-    optimizer.register_step_pre_hook(shorten)
-
-
 def make_optimizers(nets: Networks, settings: DGNetSettings) -> dict[str, torch.optim.Optimizer]:
     """SGD for E_a, Adam for E_s and G, Adam for D."""
     adam = lambda parameters: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)

@@ -19,7 +19,7 @@ from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recip
 from ..safe_files import write_bytes
 from ..scales import seed_everything
 from ..tracklets import VideoReIDSet
-from ..training import Loop, fit, lr_scheduler, make_fabric, steps
+from ..training import Loop, fit, limit_gradient, lr_scheduler, make_fabric, steps
 from .critics import IDGuider, check_guider
 from .holes import Cases, CleanFrames, HoleLoader, baselines, clean_frames, measure, practice_cases, twin_cases
 from .localizer import OcclusionLocalizer, Rule
@@ -66,7 +66,6 @@ def make_loader(source: VideoReIDSet, settings: STCnetSettings, seed: int, guide
         occluded = training_flags(tracklets, settings, guider) if settings.clean == "scores" else settings.clean
     frames = CleanFrames(tracklets, clean_frames(source, source.train, occluded), settings.among)
     return HoleLoader(frames, each, settings.holes, seed, fabric.device, fabric.global_rank, fabric.world_size)
-
 
 # %% ../../nbs/3_vrstc/05_stcnet.ipynb #7772b627
 class _Identity:
@@ -139,6 +138,8 @@ def train_stcnet(
     loader = make_loader(source, settings, seed, guider, occluded, fabric)
     adam = lambda modules: torch.optim.Adam([p for m in modules for p in m.parameters()], settings.lr, settings.betas)
     optimizers = {"generators": adam([net])} | ({"judges": adam(judges.values())} if judges else {})
+    for optimizer in optimizers.values() if settings.clip else ():
+        limit_gradient(optimizer, settings.clip)
     every = max(1, settings.iterations // 60)
     options = {"log_every": every, "checkpoint_every": 5 * every} | options
     decay = steps(1.0, sorted({max(1, round(settings.iterations * share)) for share in settings.decay_at}))
