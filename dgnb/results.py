@@ -122,6 +122,14 @@ class Result:
         self.tables[_new(name, self.tables, "table")] = frame
         return frame
 
+    def verdicts(self) -> Line:
+        """The claims checked so far as a table: text, data, verdict, effect with interval and spread over seeds, note; empty columns are left out."""
+        rows = [{"claim": one["text"], "data": one["data"], "verdict": f"*{one['verdict']}*", "effect (95 % interval)": _effect(one),
+                 "sd over seeds": "" if one.get("spread") is None else f"{one['spread']:.3f}", "note": one.get("note", "")} for one in self.claims]
+        names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+        lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)]
+        return Line("\n".join(lines) if rows else "*No claim was checked.*")
+
     def figure(self, fig, alt: str, name: str = "figure", colours: int | None = None):
         """Keep a Matplotlib figure for `NAME.png` and `.svg`, and show it (in `colours` colours, which keeps sheets of photographs small)."""
         from dgnb.figures import show
@@ -242,9 +250,6 @@ def summary_table():
     return pd.DataFrame(rows, columns=["item", "claim", "data", "verdict", "effect", "interval", "scale"])
 
 
-VERDICTS = ("holds", "within noise", "fails", "not run")
-
-
 def readme_results(
     *items: str,  # ids of items; none: all with claims
 ) -> Line:
@@ -259,20 +264,28 @@ def readme_results(
     table = table.assign(data=[waiting[item, claim] if verdict == "not run" else data
                                for item, claim, data, verdict in zip(table["item"], table.claim, table.data, table.verdict)])
     for row in table[~table.duplicated(["item", "claim", "data"])].to_dict("records"):
-        effect = "" if row["effect"] is None or row["effect"] != row["effect"] else f"{row['effect']:+.3f}"
-        interval = f" ({row['interval'][0]:+.3f}, {row['interval'][1]:+.3f})" if isinstance(row["interval"], list) else ""
-        lines.append(f"| {_linked(row['item'])} | {row['claim']} | {row['data']} | *{row['verdict']}* | {effect}{interval} |")
+        lines.append(f"| {_linked(row['item'])} | {row['claim']} | {row['data']} | *{row['verdict']}* | {_effect(row)} |")
     return Line("\n".join(lines))
+
+
+_ORDER = ("holds", "within noise", "fails", "not run")
 
 
 def readme_counts() -> Line:
     """How many claims of each built item hold, fail, ... as a Markdown table for the README; the last line counts all."""
     table = summary_table()
-    counts = table.groupby("item", sort=False).verdict.value_counts().unstack(fill_value=0).reindex(columns=list(VERDICTS), fill_value=0)
+    counts = table.groupby("item", sort=False).verdict.value_counts().unstack(fill_value=0).reindex(columns=list(_ORDER), fill_value=0)
     rows = [(_linked(item.id), item.place.split(",")[0] if item.paper != "ours" else "ours", item.id) for item in load_catalogue() if item.id in counts.index]
-    lines = ["| item | where | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
+    lines = ["| item | where | " + " | ".join(_ORDER) + " |", "|---|---|" + "---|" * len(_ORDER)]
     lines += [f"| {name} | {place} | " + " | ".join(str(n or "") for n in counts.loc[item]) + " |" for name, place, item in rows]
     return Line("\n".join([*lines, "| **all** |  | " + " | ".join(f"**{n}**" for n in counts.sum()) + " |"]))
+
+
+def _effect(claim: Mapping) -> str:
+    """A claim's effect with its interval, as text; "" where it has none."""
+    effect, interval = claim.get("effect"), claim.get("interval")
+    effect = "" if effect is None or effect != effect else f"{effect:+.3f}"
+    return effect + (f" ({interval[0]:+.3f}, {interval[1]:+.3f})" if isinstance(interval, (list, tuple)) else "")
 
 
 def _linked(item: str) -> str:

@@ -247,3 +247,14 @@ def test_the_command_names_changed_parameters(monkeypatch, tmp_path):
     monkeypatch.delenv("DGNB_OUT")
     assert start("first-light", "laptop", **usual, epochs=12).folder.name == "laptop"
     assert start("first-light", "laptop", **usual, epochs=7).folder.name.startswith("laptop-"), "executed by hand, too, a trial has its own folder"
+
+
+def test_verdicts_are_shown_whole(project, monkeypatch):
+    """The whole text of a claim, no column that is empty throughout."""
+    monkeypatch.setenv("DGNB_OUT", str(project / "figures" / "tiny-a"))
+    result = start("tiny-a", "laptop")
+    assert "No claim" in result.verdicts().data
+    result.claim("up", "holds", effect=0.05, interval=(0.01, 0.09), data="town")
+    head, _, line = result.verdicts().data.splitlines()
+    assert head == "| claim | data | verdict | effect (95 % interval) |"
+    assert line == "| A is above B. | town | *holds* | +0.050 (+0.010, +0.090) |"
