@@ -284,17 +284,27 @@ def write_file(
     finally: part.unlink(missing_ok=True)
     return path
 
+def _fewer_colours(data: str, colours: int) -> str:
+    """A PNG in base64 with fewer colours, or as it is if that is not smaller or it has transparent parts."""
+    image, packed = Image.open(io.BytesIO(base64.b64decode(data))), io.BytesIO()
+    if image.mode == "RGBA" and image.getextrema()[3][0] < 255: return data
+    image.convert("RGB").quantize(colours, kmeans=3).save(packed, format="png", optimize=True)
+    made = base64.b64encode(packed.getvalue()).decode()
+    return made if len(made) < len(data) else data
+
 def figure_svg(
     fig: Figure,    # the figure, drawn in the light theme
     alt: str = "",  # becomes the drawing's title, which screen readers speak
     theme: str = "light",  # "light" or "dark"
+    colours: int | None = None,  # at most so many colours in each image (2..256); None = as they are
 ) -> bytes:
     """The figure as SVG with words as outlines, images at their own resolution, and no date in it."""
     raw = io.BytesIO()
     _settled(fig).savefig(raw, format="svg", metadata={"Date": None, "Creator": None} | ({"Title": alt} if alt else {}))
     there = THEMES[choose(theme, THEMES, "theme")]
-    swap = {THEMES["light"][name]: there[name] for name in there}
-    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), raw.getvalue().decode()).encode()
+    swap, text = {THEMES["light"][name]: there[name] for name in there}, raw.getvalue().decode()
+    if colours: text = re.sub(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=\s]+", lambda m: _fewer_colours(m[0], colours), text)
+    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), text).encode()
 
 # %% ../nbs/1_foundations/01_figures.ipynb #f9965dc8
 COLUMN_CM = {"single": 8.25, "double": 17.5}  # column widths of a two-column conference paper, in cm
@@ -348,11 +358,13 @@ def save_figure(
     name: str = "figure",   # file name without ending
     dpi: int = 2 * DPI,     # dots per inch of the PNG
     pdf_width: str | float | None = None,  # also write a PDF this wide: "single", "double" or cm
+    colours: int | None = None,  # at most so many colours (2..256), for sheets of photographs; None = as they are
 ) -> list[Path]:
     """Write NAME.png, NAME.svg, NAME-dark.svg, NAME.txt (alt text), optionally NAME.pdf, and record.json; returns the paths. ValueError for bad input."""
     alt, folder = _checked_alt(alt), Path(folder)
     if matplotlib.colors.to_hex(fig.get_facecolor()) != THEMES["light"]["paper"]: raise ValueError("only figures drawn after use_style('light') are saved")
-    files = {f"{name}.png": figure_png(fig, dpi), f"{name}.svg": figure_svg(fig, alt), f"{name}-dark.svg": figure_svg(fig, alt, "dark"), f"{name}.txt": alt + "\n"}
+    drawings = {f"{name}{end}.svg": figure_svg(fig, alt, theme, colours) for end, theme in (("", "light"), ("-dark", "dark"))}
+    files = {f"{name}.png": figure_png(fig, dpi, colours), **drawings, f"{name}.txt": alt + "\n"}
     if pdf_width is not None: files[f"{name}.pdf"] = figure_pdf(fig, pdf_width)
     files["record.json"] = _record_text(folder / "record.json", record, name, {"alt": alt, "files": sorted(files)})
     return [write_file(folder / file, data) for file, data in files.items()]

@@ -133,7 +133,7 @@ class Result:
     def figure(self, fig, alt: str, name: str = "figure", colours: int | None = None):
         """Keep a Matplotlib figure for `NAME.png` and `.svg`, and show it (in `colours` colours, which keeps sheets of photographs small)."""
         from dgnb.figures import show
-        self.figures[_new(name, self.figures, "figure")] = (fig, alt)
+        self.figures[_new(name, self.figures, "figure")] = (fig, alt, colours)
         return show(fig, alt=alt, colours=colours)
 
     def claim(
@@ -176,7 +176,7 @@ class Result:
         missing = [{"key": key, "name": spec.name, **spec.as_dict()} for key, spec in sorted(self.missing.items())]
         seeds = sorted({run["seed"] for run in runs})
         return {"schema": SCHEMA, "item": self.row.id, "scale": self.scale, "parameters": self.parameters, "runs": runs, "missing": missing,
-                "data": self.data, "seeds": seeds, "claims": self.claims, "figures": {name: {"alt": alt} for name, (_, alt) in self.figures.items()},
+                "data": self.data, "seeds": seeds, "claims": self.claims, "figures": {name: {"alt": alt} for name, (_, alt, _) in self.figures.items()},
                 "files": dict(files), "seconds": round(time.perf_counter() - self.started, 1), "command": self.command, **environment(),
                 "date": self.date, "peak_memory": peak_memory(), "inputs": inputs_of(self.row)}
 
@@ -185,8 +185,8 @@ class Result:
         from dgnb.figures import save_figure, save_table
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as new:
-            for name, (fig, alt) in self.figures.items():
-                save_figure(fig, new, alt=alt, record={}, name=name)
+            for name, (fig, alt, colours) in self.figures.items():
+                save_figure(fig, new, alt=alt, record={}, name=name, colours=colours)
             for name, frame in self.tables.items():
                 save_table(frame, new, name)
             made = [path for path in sorted(Path(new).iterdir()) if path.name != "record.json"]
