@@ -360,10 +360,11 @@ def save_figure(
     pdf_width: str | float | None = None,  # also write a PDF this wide: "single", "double" or cm
     colours: int | None = None,  # at most so many colours (2..256), for sheets of photographs; None = as they are
 ) -> list[Path]:
-    """Write NAME.png, NAME.svg, NAME-dark.svg, NAME.txt (alt text), optionally NAME.pdf, and record.json; returns the paths. ValueError for bad input."""
+    """Write NAME.png, NAME.svg, NAME-dark.svg (not with `colours`), NAME.txt (alt text), optionally NAME.pdf, and record.json; returns the paths. ValueError for bad input."""
     alt, folder = _checked_alt(alt), Path(folder)
     if matplotlib.colors.to_hex(fig.get_facecolor()) != THEMES["light"]["paper"]: raise ValueError("only figures drawn after use_style('light') are saved")
-    drawings = {f"{name}{end}.svg": figure_svg(fig, alt, theme, colours) for end, theme in (("", "light"), ("-dark", "dark"))}
+    themes = {"": "light"} if colours else {"": "light", "-dark": "dark"}  # a sheet of photographs is the same on a dark page
+    drawings = {f"{name}{end}.svg": figure_svg(fig, alt, theme, colours) for end, theme in themes.items()}
     files = {f"{name}.png": figure_png(fig, dpi, colours), **drawings, f"{name}.txt": alt + "\n"}
     if pdf_width is not None: files[f"{name}.pdf"] = figure_pdf(fig, pdf_width)
     files["record.json"] = _record_text(folder / "record.json", record, name, {"alt": alt, "files": sorted(files)})
