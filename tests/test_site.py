@@ -321,7 +321,7 @@ def test_search_finds_a_lesson(site, browser):
 def test_light_and_dark(site, browser):
     """A shipped figure has a rendering for each, and a diagram is drawn again."""
     shown = "[...document.querySelectorAll('img.drawing')].filter(i => getComputedStyle(i).display !== 'none').map(i => i.src.endsWith('-dark.svg'))"
-    browser.open((site / "results" / "dgnet-fig7.html").as_uri())
+    browser.open((site / "results" / "dgnet-fig8.html").as_uri())
     for theme in ("light", "dark"):
         browser.value(f"document.documentElement.dataset.theme = '{theme}'")
         found = browser.value(shown)
