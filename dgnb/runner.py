@@ -138,6 +138,8 @@ def execute(job: Job) -> Outcome:
     with engine.kept():
         os.environ.clear()
         os.environ.update({**job.environment, "OMP_NUM_THREADS": str(job.threads)})
+        if job.mode == "kernel":
+            os.environ.pop("MPLBACKEND", None)  # a kernel that is told a backend stores no pictures
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(job.threads)
         try:

@@ -48,7 +48,8 @@ def shown(notebook) -> list:
 
 
 def test_warm_worker_stores_what_a_kernel_stores(tmp_path, monkeypatch):
-    """The same outputs, in the same order, as papermill's own kernel; two kernels at once do not meet."""
+    """The same outputs, in the same order, as papermill's own kernel, whatever matplotlib is told outside; two kernels at once do not meet."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     make_project(tmp_path, monkeypatch, a=(SHOWY, PLOT), b=("rate * 2",))
     assert [o.cause for o in run_jobs(jobs_of("a"), 1)] == [""]
     warm = shown(executed(tmp_path, "tiny-a"))
