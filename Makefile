@@ -9,13 +9,14 @@ TRAIN_FLAG := $(if $(FRESH),--fresh,$(if $(TRAIN),--train,))
 export PYTHONWARNINGS ?= ignore
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup figures test lab bench readme site outputs ship clean distclean
+.PHONY: help setup figures test lab bench readme site course outputs ship clean distclean
 
 help:
 	@echo "make figures   every figure and table of the papers from the shipped runs (ALL=1 adds ours, TRAIN=1 trains what is missing, FRESH=1 retrains all)"
 	@echo "make test      everything the tests cover: export, notebooks, pytest, the whole catalogue at smoke scale"
 	@echo "make lab       JupyterLab on this machine only"
 	@echo "make site      the notebooks as a static site in _site/, searchable, to be read without a network"
+	@echo "make course    for a class: _course/student (no solutions), _course/teacher (solutions that run, a plan), _course/slides"
 	@echo "make bench     speed and memory as ratios against named baselines"
 	@echo "make outputs   run the lessons again and store what they show (NB=path for one)"
 	@echo "make ship      run the result notebooks at laptop scale and store what they show (ITEM=name for one)"
@@ -51,6 +52,9 @@ lab: $(STAMP)
 site: $(STAMP)
 	@$(BIN)/python tools/website/build.py
 
+course: $(STAMP)
+	@$(BIN)/python tools/course.py
+
 bench: $(STAMP)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/run.py $(BENCH)
 
@@ -65,7 +69,7 @@ readme: $(STAMP)
 	$(BIN)/python tools/readme.py
 
 clean:
-	rm -rf _runs _figures _data _docs _proc _site build dist .pytest_cache .hypothesis *.egg-info
+	rm -rf _runs _figures _data _docs _proc _site _course build dist .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean

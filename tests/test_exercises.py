@@ -57,7 +57,8 @@ def test_stubs_fail_and_solutions_pass(path, tmp_path):
             continue
         where = f"{path.name}, exercise {one.number}"
         with undisturbed(tmp_path):
-            failed, passed = outcome(one.stub, one.check), outcome(one.solution, one.check)
+            alone, failed, passed = outcome(one.stub), outcome(one.stub, one.check), outcome(one.solution, one.check)
+        assert alone is None, f"{where}: the stub alone stops a notebook with {alone!r}; only its check may"
         assert isinstance(failed, NotImplementedError | AssertionError), f"{where}: the check does not fail on the stub as it should, but gives {failed!r}"
         assert str(failed), f"{where}: the check fails on the stub without a word"
         if passed:
