@@ -78,19 +78,28 @@ def _best_pairs(keys: np.ndarray, image: int, item: int, k: int) -> _Pairs:
     return np.repeat(np.arange(image, image + len(keys)), found.shape[1]), (item + found).ravel(), np.take_along_axis(keys, found, 1).ravel()
 
 
-def _better_pairs(keys: np.ndarray, floor: np.ndarray, image: int, item: int) -> _Pairs:
-    """The keys above their column's floor; images are counted from `image` by column, items from `item` by row."""
+def _above(keys: np.ndarray, floor: np.ndarray | float) -> _Pairs:
+    """Row, column and value of the keys above a floor, which is one for all, for each row [rows, 1] or for each column [width]."""
     row, column = np.divmod(np.flatnonzero(keys > floor), max(1, keys.shape[1]))
-    return image + column, item + row, keys[row, column]
+    return row, column, keys[row, column]
 
 
 def _offers(keys: np.ndarray, start: int, stop: int, lists: _Shortlists, pool: ThreadPoolExecutor) -> list[_Pairs]:
     """Pairs worth offering among keys of rows start..stop and columns start..n, found on threads a few rows at a time."""
     n, k = lists.key.shape
-    floor, stripe = lists.key[stop:, -1].copy(), lambda a: keys[a - start:a - start + 32]
-    rows = list(pool.map(lambda a: _best_pairs(stripe(a), a, start, k), range(start, stop, 32)))
-    if start: return rows + list(pool.map(lambda a: _better_pairs(stripe(a)[:, stop - start:], floor, stop, a), range(start, stop, 32)))
-    return rows + list(pool.map(lambda a: _best_pairs(np.ascontiguousarray(keys[:, a:a + 512].T), a, 0, k), range(stop, n, 512)))
+    floor, known = lists.key[:, -1].copy(), 8 * start > n
+
+    def stripe(a: int) -> list[_Pairs]:
+        """Those of rows a..a + 32: as images, then as items of the columns."""
+        part = keys[a - start:min(a + 32, stop) - start]
+        row, column, key = _above(part, floor[a:a + len(part), None]) if known else _best_pairs(part, 0, 0, k)
+        item, image, other = _above(part[:, stop - start:], floor[stop:] if start else np.inf)
+        return [(a + row, start + column, key), (stop + image, a + item, other)]
+
+    rows, columns = zip(*pool.map(stripe, range(start, stop, 32)))
+    if start: return [*rows, *columns]
+    return [*rows, *pool.map(lambda a: _best_pairs(np.ascontiguousarray(keys[:, a:a + 512].T), a, 0, k), range(stop, n, 512))]
+
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #fefbcdfb
 def _keep(kept: np.ndarray | None, keys: torch.Tensor, start: int, left: int) -> None:
@@ -133,7 +142,7 @@ def nearest(
             for pairs in _offers(keys.numpy(), start, stop, lists, pool): lists.offer(*pairs)
             _keep(kept, keys, start, start)
             start = stop
-            if lists.count > n * k or start == n: lists.settle(pool)
+            if lists.count >= n * k or start == n: lists.settle(pool)
     return lists.item, lowest.numpy()
 
 # %% ../nbs/1_foundations/09_reranking.ipynb #9b49ce34
