@@ -1,4 +1,4 @@
-"""Grids, blends, edits, whole sets and the mixing page: on a painter whose right answers are known, and on real networks."""
+"""Grids, blends, edits, whole sets and slider values: on a painter whose right answers are known, and on real networks."""
 import json
 import os
 import signal
@@ -17,7 +17,7 @@ from torch import nn
 from dgnb.augmentation import normalise
 from dgnb.dgnet import generating
 from dgnb.dgnet.generating import (Mixer, as_levels, between, blend_codes, donor_labels, draw_donors, draw_interpolation, draw_swap_grid, edit_chunk, encode,
-                                   generate_set, interpolate_appearance, interpolate_structure, mixing_page, paint, plan_set, reconstruct, swap_grid)
+                                   generate_set, interpolate_appearance, interpolate_structure, paint, plan_set, reconstruct, swap_grid)
 from dgnb.dgnet.joint import DGNet
 from dgnb.dgnet.step import dgnet_settings, make_networks
 from dgnb.image_sets import load_image_set
@@ -372,7 +372,7 @@ def test_networks_generate_a_set_of_their_own_size(model, world, tmp_path):
     assert json.loads((tmp_path / "made" / "generated.json").read_text())["images"] == 6
 
 
-# ---- the page -------------------------------------------------------------------------------------------------------------------------------------
+# ---- slider values --------------------------------------------------------------------------------------------------------------------------------
 
 def test_slider_values_become_pictures(model, images):
     mixer = Mixer(model, images)
@@ -384,27 +384,6 @@ def test_slider_values_become_pictures(model, images):
     with pytest.raises(ValueError, match="unknown person '9'"):
         mixer.mix(0, 9)
     assert mixer.sheet(0, 1, steps=2)
-
-
-def test_the_page_answers_its_controls(images):
-    pytest.importorskip("ipywidgets")
-    mixer = Mixer(Painter(), images)
-    controls, pictures = mixing_page(mixer, names=list("abcde")).children
-    first, second, clothes, body, chunk = controls.children
-    mixed = pictures.children[1]
-    shown = [mixed.value]
-    for control, value in ((clothes, 1.0), (body, 0.5), (chunk, 1), (first, 2), (second, 3)):
-        control.value = value
-        shown.append(mixed.value)
-    assert len(set(shown)) == len(shown), "every control changes the picture"
-    wanted = mixer.mix(2, 3, 1.0, 0.5, 1).permute(1, 2, 0).numpy()
-    assert np.array_equal(decode_image(mixed.value)[::5, ::5], wanted)
-
-
-def test_without_ipywidgets_the_message_says_what_to_do(images, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(ImportError, match=r"pip install 'dgnb\[notebooks\]'"):
-        mixing_page(Mixer(Painter(), images))
 
 
 def test_the_module_needs_no_notebook_packages():

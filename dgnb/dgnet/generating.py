@@ -31,8 +31,7 @@ from ..worlds import ImageRecord, ReIDSet
 # %% auto #0
 __all__ = ['ENDINGS', 'as_levels', 'Codes', 'encode', 'paint', 'reconstruct', 'swap_grid', 'draw_swap_grid', 'between',
            'interpolate_appearance', 'interpolate_structure', 'draw_interpolation', 'blend_codes', 'edit_chunk',
-           'donor_labels', 'draw_donors', 'plan_set', 'fingerprint', 'generate_set', 'Mixer', 'picture_bytes',
-           'mixing_page']
+           'donor_labels', 'draw_donors', 'plan_set', 'fingerprint', 'generate_set', 'Mixer']
 
 # %% ../../nbs/2_dgnet/07_generating.ipynb #51479130
 def as_levels(images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W, normalised, unbounded -> uint8
@@ -362,40 +361,3 @@ class Mixer:
         rows = [[self.mix(first, second, a, s) for a in values] for s in values]
         labels = [f"{value:.0%}" for value in values]
         return image_grid(rows, row_labels=[f"body {label}" for label in labels], column_labels=[f"clothes {label}" for label in labels])
-
-# %% ../../nbs/2_dgnet/07_generating.ipynb #f5a36df8
-def picture_bytes(image: torch.Tensor, rows: int = 320) -> bytes:  # uint8 3 x H x W; height on the page in pixels -> a PNG file
-    """A picture enlarged with square pixels."""
-    times, buffer = max(1, round(rows / image.shape[1])), io.BytesIO()
-    pixels = np.kron(image.permute(1, 2, 0).numpy(), np.ones((times, times, 1), np.uint8))
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def mixing_page(
-    mixer: Mixer,
-    names: Sequence[str] | None = None,  # of the people; default: their numbers
-):  # an ipywidgets box
-    """Sliders and menus over a mixer, for a notebook with a running kernel; an ImportError says what to install."""
-    try:
-        import ipywidgets as widgets
-    except ImportError:
-        raise ImportError("the page needs ipywidgets: pip install 'dgnb[notebooks]', or use mixer.sheet(first, second)") from None
-    people = list(zip(names or [f"person {n + 1}" for n in range(len(mixer.codes))], range(len(mixer.codes))))
-    slider = lambda what: widgets.FloatSlider(description=what, min=0, max=1, step=0.1, value=0, continuous_update=False)
-    controls = {"first": widgets.Dropdown(description="from", options=people, value=0),
-                "second": widgets.Dropdown(description="to", options=people, value=len(people) - 1),
-                "appearance": slider("clothes"), "structure": slider("body"),
-                "chunk": widgets.Dropdown(description="chunk", options=[("all", None), *((str(k + 1), k) for k in range(mixer.chunks))])}
-    shown = {name: widgets.Image(format="png") for name in ("first", "mixed", "second")}
-
-    def refresh(_=None):
-        values = {name: control.value for name, control in controls.items()}
-        real = {name: as_levels(mixer.images[values[name]]) for name in ("first", "second")}
-        for name, image in (real | {"mixed": mixer.mix(**values)}).items():
-            shown[name].value = picture_bytes(image)
-
-    for control in controls.values():
-        control.observe(refresh, "value")
-    refresh()
-    return widgets.VBox([widgets.HBox(list(controls.values())), widgets.HBox(list(shown.values()))])
