@@ -103,7 +103,7 @@ def test_hits_and_mass():
     rows = torch.full((1, 12, 12), 0.0)
     rows[0, 5, 6] = 1.0  # cell (1, 2) of 3 x 4 asks and looks at (1, 2)
     found = _ends_up(rows[0], np.array([[1, 1], [1, 1]]), np.array([[0, 3], [1, 0]]), (3, 4))
-    assert found["hit"].tolist() == [1.0, 0.0] and found["mass"].tolist() == pytest.approx([1 / (4 / 12), 0.0])
+    assert found["hit"].tolist() == [1.0, 0.0] and found["exact"].tolist() == [0.0, 0.0] and found["mass"].tolist() == pytest.approx([1 / (4 / 12), 0.0])
     even = _ends_up(torch.full((12, 12), 1 / 12), np.array([[1, 1]]), np.array([[1, 1]]), (3, 4))
     assert even["mass"].tolist() == pytest.approx([1.0])
 
@@ -130,9 +130,12 @@ def test_a_glimpse_is_of_the_repaired_set(world, store):
 
 def test_matches_are_shares(world, store):
     run = get(store, matches_spec(stages(TINY, world)["stcnet"], 6))
-    for name in ("coarse_hit", "truth_hit", "place_hit"):
+    for name in ("coarse_hit", "truth_hit", "place_hit", "coarse_exact", "place_exact"):
         assert ((0 <= run.per_query[name]) & (run.per_query[name] <= 1)).all(), name
     assert run.metrics["cases"] >= run.metrics["cases_with_questions"] > 0 and (run.per_query["questions"] > 0).all()
+    far = run.per_query["far"] > 0
+    assert np.array_equal(np.isfinite(run.per_query["coarse_far_hit"]), far) and not run.per_query["place_far_hit"][far].any()  # who has moved is not in place
+    assert (run.per_query["coarse_exact"] <= run.per_query["coarse_hit"]).all() and (run.per_query["far"] <= run.per_query["questions"]).all()
 
 
 def test_names_follow_what_they_are_about(world):

@@ -29,6 +29,7 @@ from .video_training import open_video_data
 __all__ = ["Window", "best_window", "glimpse_spec", "attention_rows", "SurfaceMap", "surface_map", "counterparts", "matches_spec"]
 
 GLIMPSE_VERSION = MATCHES_VERSION = 1
+FAR = 2  # cells that a point has moved between two frames for the question to be a hard one
 NEAR = 0.06  # metres on the surface within which two pixels show the same point
 
 
@@ -227,12 +228,17 @@ def matches_spec(
 
 
 def _ends_up(weights: torch.Tensor, asked: np.ndarray, truth: np.ndarray, shape) -> dict[str, np.ndarray]:
-    """For asked cells and their true counterparts (both N x 2): is the largest weight within one cell of the truth, and how much weight lies there against an even spread."""
+    """For asked cells and their true counterparts (both N x 2): is the largest weight in that cell, within one cell of it, and how much weight lies there against an even spread."""
     rows = weights[torch.as_tensor(asked[:, 0] * shape[1] + asked[:, 1])].view(-1, *shape).numpy()
     best = np.stack(np.unravel_index(rows.reshape(len(rows), -1).argmax(1), shape), 1)
-    hit = (np.abs(best - truth).max(1) <= 1).astype(float)
     around = [row[max(0, a - 1):a + 2, max(0, b - 1):b + 2] for row, (a, b) in zip(rows, truth)]
-    return {"hit": hit, "mass": np.array([part.sum() / (part.size / row.size) for part, row in zip(around, rows)])}
+    return _distances(best, truth) | {"mass": np.array([part.sum() / (part.size / row.size) for part, row in zip(around, rows)])}
+
+
+def _distances(found: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether cells (N x 2) are the true ones, and whether they are within one cell."""
+    gap = np.abs(found - truth).max(1)
+    return {"exact": (gap == 0).astype(float), "hit": (gap <= 1).astype(float)}
 
 
 def _questions(world: VideoWorld, number: int, frame: int, near: int, mask: np.ndarray, size) -> tuple[np.ndarray, np.ndarray]:
@@ -258,10 +264,13 @@ def _case_matches(net: STCnet, world: VideoWorld, views: Mapping[str, torch.Tens
             shape = keys.shape[-2:]
             line = {f"{kind}_{what}": values for kind, now in current.items()
                     for what, values in _ends_up(attention_weights(now, keys, layer.scale, layer.size)[0], cells, truth, shape).items()}
-            rows.append(line | {"place_hit": (np.abs(cells - truth).max(1) <= 1).astype(float), "moved": np.abs(cells - truth).max(1).astype(float)})
+            rows.append(line | {f"place_{what}": values for what, values in _distances(cells, truth).items()} | {"moved": np.abs(cells - truth).max(1).astype(float)})
     if not rows:
         return None
-    return {name: float(np.concatenate([row[name] for row in rows]).mean()) for name in rows[0]} | {"questions": sum(len(row["moved"]) for row in rows)}
+    lines = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    far = lines["moved"] >= FAR
+    follows = {f"{kind}_far_hit": float(lines[f"{kind}_hit"][far].mean()) if far.any() else np.nan for kind in (*current, "place")}
+    return {name: float(values.mean()) for name, values in lines.items()} | follows | {"questions": len(far), "far": int(far.sum())}
 
 
 @recipe("attention-matches", version=MATCHES_VERSION)
@@ -281,6 +290,6 @@ def match_attention(context: RunContext) -> None:
     kept = [row for row in rows if row]
     if context.writes:
         arrays = {name: np.array([row[name] for row in kept], np.float32) for name in (kept[0] if kept else ())}
-        context.save_metrics({name: float(values.mean()) for name, values in arrays.items()} | {"cases": len(rows), "cases_with_questions": len(kept)})
+        context.save_metrics({name: float(np.nanmean(values)) for name, values in arrays.items() if np.isfinite(values).any()} | {"cases": len(rows), "cases_with_questions": len(kept)})
         if kept:
             context.save_per_query(arrays)
