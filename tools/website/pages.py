@@ -281,7 +281,7 @@ def contents() -> str:
         toctree([f"{folder.name}/index" for folder in chapters()], "Read"),
         toctree(["claims", "not_reproduced", "results/index"], "Results"),
         toctree(["api/index", "pages/notation", "pages/glossary", "1_foundations/data_cards"], "Look up"),
-        toctree(["pages/faq", "pages/teaching", "pages/responsible_use", "project/benchmarks", "project/contributing", "project/changes"], "More")])
+        toctree(["pages/questions", "pages/notes_questions", "pages/notes_questions_zh", "pages/faq", "pages/teaching", "pages/responsible_use", "project/benchmarks", "project/contributing", "project/changes"], "More")])
 
 
 def everything() -> dict[str, str]:

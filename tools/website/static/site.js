@@ -24,3 +24,6 @@
   };
   document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", start) : start();
 })();
+
+// A page in Chinese says so, for screen readers and the choice of a font.
+document.addEventListener("DOMContentLoaded", () => { if (location.pathname.endsWith("_zh.html")) document.querySelector("article").lang = "zh-Hans"; });
