@@ -14,9 +14,10 @@ from pathlib import Path
 
 from exercises import source, tags
 from website.notebooks import CODE, plain_html
+from website.settings import vendored
 
 HERE = Path(__file__).resolve().parent
-VENDOR, LOOK = HERE / "website" / "vendor", HERE / "website" / "slides"
+LOOK = HERE / "website" / "slides"
 MATHS = re.compile(r"(\$\$.+?\$\$|\$[^$\n]+\$)", re.S)
 KEPT = re.compile(r"[#>|<]|\s*[-*+] |\s*\d+\. |```|\$\$|:::|\*\*Exercise")  # blocks that stand on a slide as they are
 LINKED = re.compile(r"\[([^\]]+)\]\([^)]+\)")
@@ -166,9 +167,9 @@ def slides(path: Path) -> str:
     """A lesson's slides as the text of one HTML file."""
     made, render = choose(json.loads(path.read_text(encoding="utf-8"))["cells"]), renderer()
     body = "\n".join(section(slide, n, render) for n, slide in enumerate(made, 1))
-    scripts = [script(VENDOR / "mermaid" / "mermaid.min.js")] if 'class="mermaid"' in body else []
+    scripts = [script(vendored() / "mermaid" / "mermaid.min.js")] if 'class="mermaid"' in body else []
     config = "<script>window.MathJax = { options: { enableMenu: false }, svg: { fontCache: 'local' }, startup: { typeset: false } };</script>"
-    scripts += [config, script(VENDOR / "mathjax" / "tex-svg.js"), script(LOOK / "slides.js")]
+    scripts += [config, script(vendored() / "mathjax" / "tex-svg.js"), script(LOOK / "slides.js")]
     style = (LOOK / "slides.css").read_text(encoding="utf-8")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(made[0].title)}</title><style>{style}</style>'
     bar = '<nav><button id="back" aria-label="previous slide">‹</button><output id="count"></output><button id="on" aria-label="next slide">›</button></nav>'

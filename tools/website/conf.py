@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from website import api, diagrams
-from website.settings import settings
+from website.settings import settings, vendored
 
 HERE = Path(api.__file__).parent
 
@@ -38,7 +38,7 @@ toc_object_entries = False  # thousands of entries, sorted through again for eac
 
 html_theme = "sphinx_book_theme"
 html_title = settings["title"]
-html_static_path = [str(HERE / "static"), str(HERE / "vendor")]
+html_static_path = [str(HERE / "static"), str(vendored())]
 html_extra_path = []  # build.py gives it
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]

@@ -1,11 +1,24 @@
 """What settings.ini says, and the addresses of a public copy that follow from it."""
 import configparser
+import gzip
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 config = configparser.ConfigParser(delimiters=["="])
 config.read(ROOT / "settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
+
+
+def vendored() -> Path:
+    """The folder of what is vendored, unpacked from `vendor/` (where scripts lie compressed) where it is not yet or has changed."""
+    source, target = Path(__file__).resolve().parent / "vendor", ROOT / "_docs" / "vendor"
+    for path in (path for path in source.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        data, there = (gzip.decompress(data) if path.suffix == ".gz" else data), target / path.relative_to(source).with_name(path.name.removesuffix(".gz"))
+        if not there.exists() or there.read_bytes() != data:
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(data)
+    return target
 
 
 def source_url(path: str) -> str:
