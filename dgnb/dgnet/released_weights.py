@@ -27,7 +27,7 @@ from ..run_store import Run, RunContext, RunSpec, seal
 
 # %% auto #0
 __all__ = ['LICENCE', 'APPEARANCE_NAMES', 'STRUCTURE_NAMES', 'DECODER_NAMES', 'CONFIG', 'find_checkpoint', 'read_checkpoint',
-           'our_name', 'translate', 'non_local_blocks', 'is_spare', 'check_config', 'load_released', 'import_released']
+           'our_name', 'non_local_blocks', 'is_spare', 'translate', 'check_config', 'load_released', 'import_released']
 
 # %% ../../nbs/2_dgnet/08b_released_weights.ipynb #478afcc5
 LICENCE = "the authors' weights are licensed CC BY-NC-SA 4.0: not for commercial use"
@@ -101,30 +101,6 @@ def our_name(name: str, names: Mapping[str, str]) -> str:  # a tensor's name in 
     """What a tensor is called here."""
     return next((ours + name[len(theirs):] for theirs, ours in names.items() if name.startswith(theirs)), "")
 
-
-def translate(
-    state: Mapping[str, torch.Tensor],  # a file's tensors
-    names: Mapping[str, str],  # beginnings of names, theirs to ours
-    wanted: Mapping[str, torch.Tensor],  # tensors of our network that the file must fill
-    where: str | Path,  # the file, for messages
-) -> tuple[dict[str, torch.Tensor], list[str]]:  # tensors under our names; names that were left out
-    """Rename every tensor, strictly; a ValueError names what is missing, unknown, misshapen or not finite."""
-    blocks = non_local_blocks(state)
-    spare = [name for name in state if is_spare(name, blocks)]
-    found = {our_name(name, names) or name: (name, value) for name, value in state.items() if name not in spare}
-    theirs = lambda ours: next(t + ours[len(o):] for t, o in names.items() if ours.startswith(o))
-    problems = [f"{theirs(n)} is missing" for n in wanted if n not in found and not n.endswith("num_batches_tracked")]
-    problems += [f"{name} is unknown" for ours, (name, _) in found.items() if ours not in wanted]
-    for ours, (name, value) in found.items():
-        if ours in wanted and value.shape != wanted[ours].shape:
-            problems.append(f"{name} is {tuple(value.shape)} instead of {tuple(wanted[ours].shape)}")
-        elif value.is_floating_point() and not torch.isfinite(value).all():
-            problems.append(f"{name} is not finite")
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise ValueError(f"{where} is not the published network ({len(problems)} tensors): {'; '.join(problems[:4])}{more}")
-    return {ours: value for ours, (_, value) in found.items()}, spare
-
 # %% ../../nbs/2_dgnet/08b_released_weights.ipynb #4120f328
 _PARTS = {f"{conv}_conv.{kind}" for conv in ("query", "key", "value") for kind in ("weight", "bias")} | {"gamma"}
 
@@ -147,11 +123,6 @@ def is_spare(name: str, blocks: set[str]) -> bool:  # a tensor's name; from `non
     return bool(dummy) or name in ("model.fc.weight", "model.fc.bias") or any(name.startswith(f"{block}.") for block in blocks)
 
 # %% ../../nbs/2_dgnet/08b_released_weights.ipynb #8ca65b95
-def our_name(name: str, names: Mapping[str, str]) -> str:  # a tensor's name in a file; beginnings, theirs to ours -> "" if there is none
-    """What a tensor is called here."""
-    return next((ours + name[len(theirs):] for theirs, ours in names.items() if name.startswith(theirs)), "")
-
-
 def translate(
     state: Mapping[str, torch.Tensor],  # a file's tensors
     names: Mapping[str, str],  # beginnings of names, theirs to ours
