@@ -122,7 +122,9 @@ def chunk_page(
         change = (edited.float() - own.float()).abs()
         tiles = [as_levels(mixer.images[person]), own, edited, (change.mean(0) / 32).clamp(0, 1), as_levels(mixer.images[donor])]
         labels = [f"real: {label[person]}", "own code", "edited", "change", f"donor: {label[donor]}"]
-        return image_grid(tiles, column_labels=labels, scale=3), f"Levels move by {change.mean().item():.1f} of 255 on average; in the picture of the change, white is 32 or more."
+        said = (f"The donor's share of the chunks: {', '.join(f'{weight:.0%}' for weight in weights)}. Levels move by {change.mean().item():.1f} of 255 on average; "
+                "in the picture of the change, white is 32 or more.")
+        return image_grid(tiles, column_labels=labels, scale=3), said
 
     return Page(draw, {"person": people, "donor": people} | {f"chunk_{number + 1}": (0.0, 1.0, 0.1) for number in range(mixer.chunks)},
                 "A person; painted from the own code; with the edited code; where the two differ; and the donor.", {"donor": len(people) - 1, "chunk_1": 1.0})
@@ -167,7 +169,7 @@ def temperature_page(
     guess, near = frames
     current, adjacent = (torch.nn.functional.pixel_unshuffle(images, cell) for images in frames)
     rows, columns = current.shape[-2:]
-    image = lambda images: to_levels(images[0]).permute(1, 2, 0)
+    image = lambda images: to_levels(images[0]).permute(1, 2, 0).numpy()
 
     def draw(scale, row, column):
         weights = attention_weights(current, adjacent, scale)[0, row * columns + column]
@@ -179,13 +181,13 @@ def temperature_page(
             ax.set(title=title, xticks=[], yticks=[])
             ax.grid(False)
         axes[0].add_patch(Rectangle((column, row), 1, 1, fill=False, ec=PALETTE["vermillion"], lw=2))
-        axes[1].imshow(weights.view(rows, columns) / weights.max(), extent=(0, columns, rows, 0), cmap="inferno", alpha=0.75)
+        axes[1].imshow((weights.view(rows, columns) / weights.max()).numpy(), extent=(0, columns, rows, 0), cmap="inferno", alpha=0.75)
         bits = -(weights * weights.clamp_min(1e-30).log2()).sum().item()
         return fig, f"Scale {scale}, temperature {1 / scale:.3g}: the best position gets {weights.max().item():.1%}; {bits:.1f} bits, as if {2**bits:.0f} of {weights.numel()} took part alike."
 
     return Page(draw, {"scale": list(scales), "row": (0, rows - 1, 1), "column": (0, columns - 1, 1)},
                 "The frame with its guess and the asked position framed; the neighbour with the weights over it; the frame with its hole filled.",
-                {"row": rows * 3 // 4, "column": columns * 3 // 8})
+                {"scale": 10, "row": rows * 3 // 4, "column": columns * 3 // 8})
 
 
 # ---- Mannequin -------------------------------------------------------------------------------------------------------
