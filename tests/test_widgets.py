@@ -171,4 +171,4 @@ def test_a_live_cell_is_skipped_where_nobody_looks_and_has_a_picture_beside_it(p
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_notebook_stores_a_widget(path):
     text = path.read_text(encoding="utf-8")
-    assert "widget-view+json" not in text and "widget-state+json" not in text
+    assert "widget-view+json" not in text and "widget-state+json" not in text, "clear the output of the cell with sliders: nothing answers it in a stored page"
