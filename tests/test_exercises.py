@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_exercises_are_well_formed(path):
         assert not one.stub or "assert" in one.check and one.solution and one.solution.strip() != one.stub.strip()
         assert one.kind != "Predict" or one.stub.startswith("prediction = None  # ") and one.stub.count('"') >= 4, "a prediction names all choices"
         assert one.kind not in ("Implement", "Derive") or "raise NotImplementedError(" in one.stub or "None" in one.stub
+
+
+PARTS = {"goals": r"able to\b|After this lesson you can", "prerequisites": r"Prerequisites|You need:|\*\*Needs", "run time": r"Run time|\*\*Runs\b",
+         "what can go wrong, shown": r"^##+ What can go wrong", "a summary": r"^## Summary"}
+
+
+@pytest.mark.parametrize("path", lessons(), ids=lambda p: f"{p.parent.name[:1]}-{p.stem}")
+def test_a_lesson_has_all_its_parts(path):
+    lesson = cells(path)
+    said = "\n".join(source(cell) for cell in lesson if cell["cell_type"] == "markdown")
+    missing = [part for part, pattern in PARTS.items() if not re.search(pattern, said, re.M)]
+    assert not missing, f"{path.name} lacks {missing}"
 
 
 # ------------------------------------------------------------------------------------------------------------ the finder
