@@ -296,7 +296,8 @@ MAIN = {"index": "document.images.length > 0", "2_dgnet/04_discriminator": "docu
         "not_reproduced": "document.querySelectorAll('.verdict.fails').length > 0", "results/index": "document.images.length > 5",
         "results/dgnet-table3": "document.querySelectorAll('dl.provenance dd').length > 5", "pages/notation": "document.querySelectorAll('mjx-container svg').length > 20",
         "pages/faq": "document.querySelectorAll('h3').length > 10", "pages/glossary": "document.querySelectorAll('dl.glossary dt').length > 20",
-        "api/dgnb.figures": "document.querySelectorAll('dl.py').length > 5"}
+        "pages/questions": "document.querySelectorAll('.verdict').length > 20", "pages/notes_questions_zh": "document.querySelector('article').lang === 'zh-Hans'",
+        "pages/teaching": "document.querySelectorAll('table').length > 5", "api/dgnb.figures": "document.querySelectorAll('dl.py').length > 5"}
 
 
 @pytest.mark.parametrize("name", MAIN)
