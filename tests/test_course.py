@@ -170,6 +170,9 @@ def test_slides_open_and_turn(page):
         for key, number, there in [("ArrowRight", 39, "s2"), ("ArrowRight", 39, "s3"), ("ArrowLeft", 37, "s2"), ("End", 35, f"s{count}"), ("ArrowRight", 39, f"s{count}"), ("Home", 36, "s1"), ("ArrowLeft", 37, "s1")]:
             browser.press(key, number)
             browser.wait(f"document.querySelector('section.now').id === '{there}'")
+        for open_now in (True, False):
+            browser.press("n", 78)
+            browser.wait(f"[...document.querySelectorAll('aside.notes')].every(note => note.hidden !== {str(open_now).lower()})")
         over = []
         for n in range(1, count + 1):
             browser.value(f"location.hash = 's{n}'")

@@ -34,9 +34,9 @@ class Slide:
     wide: bool = True  # whether its pictures are wider than high
 
     def add(self, block: str) -> None:
-        """Put a block of Markdown on the slide, and the whole of it into the notes."""
+        """Put a block of Markdown on the slide, and the whole of it into the notes where the slide has less."""
         (self.after if self.shown else self.body).append(brief(block))
-        self.notes.append(block)
+        self.notes += [block] if brief(block) != block else []
 
     def full(self, block: str) -> bool:
         """Whether the slide has no room for one more block."""
