@@ -109,8 +109,11 @@ def add_text(made: list[Slide], text: str, fresh: bool) -> None:
     """Put a Markdown cell on the last slide and, from its headings on, on new ones."""
     for n, block in enumerate(blocks(text)):
         heading = re.match(r"#+ (.+)", block)
-        if heading or fresh and n == 0 and not re.search(r"^#+ ", text, re.M) or made[-1].full(block):
+        if heading or fresh and n == 0 and not re.search(r"^#+ ", text, re.M):
             made.append(Slide(heading[1] if heading else made[-1].title))
+        elif made[-1].full(block):
+            said = made[-1].after or made[-1].body
+            made.append(Slide(made[-1].title, [said.pop()] if said and said[-1].endswith(":") else []))  # what introduces the block comes along
         if block := block[heading.end():].strip() if heading else block:
             made[-1].add(block)
 
