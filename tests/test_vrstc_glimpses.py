@@ -103,7 +103,7 @@ def test_hits_and_mass():
     rows = torch.full((1, 12, 12), 0.0)
     rows[0, 5, 6] = 1.0  # cell (1, 2) of 3 x 4 asks and looks at (1, 2)
     found = _ends_up(rows[0], np.array([[1, 1], [1, 1]]), np.array([[0, 3], [1, 0]]), (3, 4))
-    assert found["hit"].tolist() == [1.0, 0.0] and found["exact"].tolist() == [0.0, 0.0] and found["mass"].tolist() == pytest.approx([1 / (4 / 12), 0.0])
+    assert found["hit"].tolist() == [1.0, 0.0] and found["exact"].tolist() == [0.0, 0.0] == found["stays"].tolist() and found["mass"].tolist() == pytest.approx([1 / (4 / 12), 0.0])
     even = _ends_up(torch.full((12, 12), 1 / 12), np.array([[1, 1]]), np.array([[1, 1]]), (3, 4))
     assert even["mass"].tolist() == pytest.approx([1.0])
 

@@ -228,11 +228,11 @@ def matches_spec(
 
 
 def _ends_up(weights: torch.Tensor, asked: np.ndarray, truth: np.ndarray, shape) -> dict[str, np.ndarray]:
-    """For asked cells and their true counterparts (both N x 2): is the largest weight in that cell, within one cell of it, and how much weight lies there against an even spread."""
+    """For asked cells and their true counterparts (both N x 2): is the largest weight there, within one cell of it, or in the asking cell's own place; and how much weight lies around the truth, in even shares."""
     rows = weights[torch.as_tensor(asked[:, 0] * shape[1] + asked[:, 1])].view(-1, *shape).numpy()
     best = np.stack(np.unravel_index(rows.reshape(len(rows), -1).argmax(1), shape), 1)
     around = [row[max(0, a - 1):a + 2, max(0, b - 1):b + 2] for row, (a, b) in zip(rows, truth)]
-    return _distances(best, truth) | {"mass": np.array([part.sum() / (part.size / row.size) for part, row in zip(around, rows)])}
+    return _distances(best, truth) | {"stays": (best == asked).all(1).astype(float), "mass": np.array([part.sum() / (part.size / row.size) for part, row in zip(around, rows)])}
 
 
 def _distances(found: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
