@@ -72,8 +72,9 @@ def test_exercises_are_well_formed(path):
     lesson = cells(path)
     found = find(lesson)
     heading = [at for at, cell in enumerate(lesson) if cell["cell_type"] == "markdown" and HEADING.search(source(cell))]
-    assert [one.number for one in found] == list(range(1, len(found) + 1))
-    assert not found or heading and heading[-1] < found[0].at, "exercises stand under the heading ## Exercises"
+    assert [one.number for one in found] == list(range(1, len(found) + 1)) and 2 <= len(found) <= 4, f"two to four exercises; {path.name} has {len(found)}"
+    assert sum(bool(one.stub) for one in found) >= 2, "at least two with a check"
+    assert heading and heading[-1] < found[0].at, "exercises stand under the heading ## Exercises"
     for one in found:
         assert one.kind in ("Predict", "Derive", "Implement", "Think") and one.why, f"exercise {one.number}: its kind, or why the solution is one"
         assert bool(one.stub) == (one.kind != "Think"), f"exercise {one.number}: a verbal exercise is called Think, and no other"
