@@ -11,11 +11,12 @@ from dgnb.dgnet.appearance import AppearanceEncoder
 from dgnb.dgnet.joint import dgnet_spec
 from dgnb.dgnet.step import dgnet_settings
 from dgnb.run_store import RunSpec, RunStore, RunStoreError
-from dgnb.together.guiding import AppearanceGuider, guiding_settings, guiding_spec, load_guided, mean_codes, recognised
+from dgnb.together.guiding import AppearanceGuider, guiding_settings, guiding_spec, load_guided, mean_codes, recognised, sensed, senses_spec
 from dgnb.video_worlds import make_video_world
 from dgnb.vrstc.critics import check_guider, identity_loss
+from dgnb.vrstc.holes import twin_cases
 from dgnb.vrstc.stcnet import stcnet_settings, stcnet_spec, train_stcnet, training_flags
-from dgnb.vrstc.video_training import training_tracklets
+from dgnb.vrstc.video_training import training_tracklets, video_settings, video_spec
 from dgnb.worlds import make_world
 
 TINY = stcnet_settings("smoke", channels=2, critic_channels=2, batch=4, iterations=4)
@@ -104,3 +105,22 @@ def test_the_run_is_that_of_stcnet_but_for_the_guide(town, tmp_path):
 def test_nothing_to_replace_is_refused(town):
     with pytest.raises(ValueError, match="no guider"):
         guiding_spec(town, stcnet_settings("smoke", "global"), stcnet_spec(town, TINY))
+
+
+def test_a_guide_is_asked_about_the_frame_and_about_its_twin(encoder, tracklets, town):
+    guide, cases = AppearanceGuider(encoder, (64, 32), mean_codes(encoder, tracklets)), twin_cases(town, town.train, (64, 32), 6)
+    label = torch.arange(len(cases)) % 4
+    found = sensed(guide, cases, label, batch=4)
+    for name, images in (("occluded", cases.frame), ("truth", cases.truth)):
+        assert np.allclose(found[name], F.cross_entropy(guide(images), label, reduction="none").detach(), atol=1e-5)
+    assert not np.allclose(found["occluded"], found["truth"])
+
+
+def test_the_run_asks_both_guides_about_the_same_frames(town, tmp_path):
+    photographs = make_world("mannequin-market", "smoke", train_identities=4, test_identities=3, distractors=2, junk=1)
+    spec = senses_spec(dgnet_spec(photographs, dgnet_settings("smoke", iterations=2)), video_spec(town, video_settings("smoke", epochs=1, frames=2, batch=4)), count=6)
+    run = RunStore(local=tmp_path, shipped="none").get(spec, train=True, progress="off")
+    arrays = run.per_query
+    assert {len(values) for values in arrays.values()} == {run.metrics["cases"]} and run.metrics["cases"] <= 6
+    assert arrays["tracklet"].max() + 1 == run.metrics["tracklets"] and {"E_a_truth", "E_a_occluded", "own_truth", "own_occluded"} <= arrays.keys()
+    assert 0 <= run.metrics["recognised_E_a"] <= 1 and 0 <= run.metrics["recognised_own"] <= 1

@@ -21,14 +21,15 @@ from ..run_store import Run, RunContext, RunSpec, RunStoreError, recipe
 from ..scales import seed_everything
 from .scoring import ask_for, groups_of
 from ..tracklets import VideoReIDSet
+from ..vrstc.against_truth import world_of
 from ..vrstc.critics import IDGuider
 from ..vrstc.stcnet import STCnet, STCnetSettings, _measured, _unseen, train_stcnet
-from ..vrstc.holes import twin_cases
-from ..vrstc.video_training import open_video_data, training_tracklets, video_data_spec
+from ..vrstc.holes import Cases, twin_cases
+from ..vrstc.video_training import VideoSettings, load_video_network, open_video_data, training_tracklets, video_data_spec
 
 # %% auto #0
-__all__ = ['GUIDING_VERSION', 'mean_codes', 'AppearanceGuider', 'guiding_spec', 'guiding_settings', 'open_guide', 'recognised',
-           'train_guided', 'load_guided']
+__all__ = ['GUIDING_VERSION', 'SENSES_VERSION', 'mean_codes', 'AppearanceGuider', 'guiding_spec', 'guiding_settings',
+           'open_guide', 'recognised', 'train_guided', 'load_guided', 'senses_spec', 'sensed', 'ask_guides']
 
 # %% ../../nbs/5_beyond/02_guiding.ipynb #5aaba197
 @torch.inference_mode()
@@ -149,3 +150,48 @@ def load_guided(run: Run) -> STCnet:  # with weights
     net = STCnet(guiding_settings(run.spec))
     net.load_state_dict(run.weights())
     return net.eval()
+
+# %% ../../nbs/5_beyond/02_guiding.ipynb #0bdff185
+SENSES_VERSION = 1
+
+
+def senses_spec(
+    encoder: RunSpec,  # a "dgnet" run: whose E_a guides
+    own: RunSpec,  # a "video-reid" run on a world: VRSTC's guider
+    count: int = 256,  # truly occluded training frames, at most two of a tracklet
+    temperature: float = 0.1,  # of E_a's guide
+) -> RunSpec:
+    """The name of the run that asks both guiders about occluded frames and their twins."""
+    settings = {"encoder": encoder.as_dict(), "own": own.as_dict(), "count": count, "temperature": temperature}
+    return RunSpec("guide-senses", SENSES_VERSION, settings, own.as_dict()["data"], encoder.seed)
+
+
+@torch.inference_mode()
+def sensed(
+    guide: IDGuider,
+    cases: Cases,  # occluded frames of training people
+    label: torch.Tensor,  # their class numbers
+    batch: int = 64,  # frames at a time
+) -> dict[str, np.ndarray]:  # "occluded", "truth": the guider's loss on each
+    """What a guider says of frames with the occluder and without."""
+    loss = lambda images: torch.cat([F.cross_entropy(guide(x), y, reduction="none") for x, y in zip(images.split(batch), label.split(batch))])
+    return {name: loss(images).numpy().astype(np.float32) for name, images in (("occluded", cases.frame), ("truth", cases.truth))}
+
+
+@recipe("guide-senses", version=SENSES_VERSION)
+def ask_guides(context: RunContext) -> None:
+    """Both guiders on occluded training frames and their twins, and how many training frames each gives to the right person."""
+    plan = context.spec.as_dict()
+    settings, world = plan["settings"], world_of(plan["data"])
+    model, size = load_dgnet(ask_for(context, settings["encoder"])), VideoSettings(**settings["own"]["settings"]).size
+    guides = {"E_a": AppearanceGuider(model.appearance, model.settings.size, mean_codes(model.appearance, training_tracklets(world, model.settings.size)), settings["temperature"]),
+              "own": IDGuider(load_video_network(ask_for(context, settings["own"]), world), size)}
+    cases = twin_cases(world, world.train, size, settings["count"])
+    person = {record.name: world.label_of[record.pid] for record in world.train}
+    label = torch.tensor([person[name] for name in cases.where.tracklet])
+    losses = {name: sensed(guide, cases, label) for name, guide in guides.items()}
+    if not context.writes:
+        return
+    context.save_metrics({f"recognised_{name}": recognised(guide, world) for name, guide in guides.items()} | {"cases": len(cases), "tracklets": cases.where.tracklet.nunique()})
+    arrays = {f"{name}_{kind}": values for name, both in losses.items() for kind, values in both.items()}
+    context.save_per_query(arrays | {"tracklet": np.unique(cases.where.tracklet, return_inverse=True)[1].astype(np.int32)})
