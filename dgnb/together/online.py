@@ -172,7 +172,7 @@ def online_spec(
     of = video_spec(source, guider or reid, seed).as_dict() if stcnet.needs_network else None
     return RunSpec("online-repair", ONLINE_VERSION, {"reid": asdict(reid), "stcnet": asdict(stcnet), "feed": asdict(feed), "guider": of}, video_data_spec(source), seed)
 
-
+# %% ../../nbs/5_beyond/03_online.ipynb #1a032478
 @recipe("online-repair", version=ONLINE_VERSION)
 def train_online_run(context: RunContext) -> None:
     """Get the guider, train both, keep both; test the re-ID network as a "video-reid" run does, and measure completions."""
