@@ -85,6 +85,25 @@ def test_both_streams_find_their_place_again(town, paint):
             assert (batch["clips"]["index"].tolist(), batch["holes"]["index"].tolist()) == wanted
 
 
+def test_an_interrupted_training_ends_where_it_would_have(town, paint, tmp_path):
+    whole = trained(town, paint, Feed(0.5, 0.5))
+
+    class Stop(Exception):
+        pass
+
+    def stop(loop):
+        if loop.iteration == 7:
+            raise Stop
+
+    options = {"progress": "off", "checkpoint": tmp_path, "checkpoint_every": 3}
+    seed_everything("video-reid", 3)
+    with pytest.raises(Stop):
+        train_online(town, REID, paint, Feed(0.5, 0.5), 3, callbacks=[(1, stop)], **options)
+    seed_everything("something else")
+    again = train_online(town, REID, paint, Feed(0.5, 0.5), 3, **options)
+    assert same(whole[0], again[0]) and same(whole[1], again[1]) and whole[2][-1]["fed"] == again[2][-1]["fed"]
+
+
 @pytest.mark.parametrize(("change", "message"), [({"alpha": -1}, "alpha is 0 or more"), ({"start": 1.5}, "from 0 to 1")])
 def test_feeds_that_mean_nothing_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
