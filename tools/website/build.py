@@ -47,7 +47,8 @@ def sources() -> dict[str, str | bytes]:
         made[place] = nb.page(path, names, pages.contents() if place == "index.ipynb" else "")
         made[f"_extra/notebooks/{place}"] = nb.copy(path)
     texts = {path.relative_to(ROOT).as_posix(): path for path in [*nb.NBS.rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks/results.md"]}
-    made |= {nb.site_path(name): verdicts.shown(nb.markdown(path.read_text(encoding="utf-8"), name, names), shipped_records()) for name, path in texts.items() if "checkpoints" not in name}
+    made |= {nb.site_path(name): nb.markdown(path.read_text(encoding="utf-8"), name, names) for name, path in texts.items() if "checkpoints" not in name}
+    made |= {name: verdicts.shown(text, shipped_records()) for name, text in made.items() if name.startswith("pages/")}
     made |= {f"_extra/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in (ROOT / "figures").rglob("*") if path.is_file()}
     return made
 
