@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+from exercises import cells, find  # noqa: E402
+
 FOLDER = Path(__file__).resolve().parent.parent / "nbs" / "5_beyond"
 LESSONS = [path for path in sorted(FOLDER.glob("*.ipynb")) if any("#| default_exp together." in "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])]
 
@@ -21,3 +24,23 @@ def test_lesson_runs(path):
     code = f"import sys; from pathlib import Path; from nbdev.test import test_nb; sys.exit(not test_nb(Path({str(path)!r}))[0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=path.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def stopped_by(*codes: str) -> Exception | None:
+    """Run cells one after the other; what stopped them."""
+    space = {"__name__": "__main__"}
+    try:
+        for code in codes:
+            exec(compile(code, "<cell>", "exec"), space)
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_exercises_fail_on_their_stubs_and_pass_on_their_solutions(path):
+    found = find(cells(path))
+    assert len(found) >= 2
+    for one in found:
+        assert isinstance(stopped_by(one.stub, one.check), (NotImplementedError, AssertionError)), one.number
+        assert stopped_by(one.solution, one.check) is None, f"{path.name}, exercise {one.number}: {stopped_by(one.solution, one.check)}"
