@@ -167,3 +167,9 @@ def test_the_runs(town, tmp_path):
     assert run.metrics["walks"] == 3 and {len(run.per_query[name]) for name in ("dgnet", "unchanged", "recoloured")} == {3} and "truth_01" in run.per_query
     trained = store.get(walks_spec(town, video_settings("smoke", epochs=2, frames=2, batch=4), 2, painter), train=True, progress="off")
     assert trained.metrics["classes"] == 7 and trained.per_query["counted"].any()
+
+
+def test_a_network_of_painted_people_counts_as_synthetic(town):
+    from dgnb.vrstc.own_videos import is_synthetic
+    spec = walks_spec(town, video_settings("smoke"), 2)
+    assert is_synthetic(SimpleNamespace(spec=spec))
