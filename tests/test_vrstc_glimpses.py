@@ -141,3 +141,15 @@ def test_matches_are_shares(world, store):
 def test_names_follow_what_they_are_about(world):
     data = kinds_of_video(TINY, world)["repaired"]
     assert glimpse_spec(data).key != glimpse_spec(data, length=4).key and isinstance(matches_spec(stages(TINY, world)["stcnet"]), RunSpec)
+
+
+def test_a_set_on_disk_has_a_glimpse_and_no_truth(world, store, tmp_path):
+    from dgnb.video_files import write_video_set
+    from dgnb.video_sets import load_video_set
+    write_video_set(world, tmp_path / "mars")
+    real = load_video_set("mars", tmp_path / "mars", strict=False)
+    plan = VRSTCPlan("smoke", reid=TINY.reid, stcnet={**TINY.stcnet, "clean": "scores", "rule": "quantile", "tau": 0.1})
+    run = get(store, glimpse_spec(kinds_of_video(plan, real)["repaired"]))
+    assert not pictures(run, "twin") and "flagged_hidden" not in run.per_query and len(pictures(run, "repaired")) == len(run.per_query["flags"])
+    with pytest.raises(Exception, match="no exact masks and no twins"):
+        get(store, matches_spec(stages(plan, real)["stcnet"], 2))
