@@ -19,7 +19,7 @@ from ..dgnet.joint import load_dgnet
 from ..layers import count_parameters
 from ..run_store import Run, RunContext, RunSpec, RunStoreError, recipe
 from ..scales import seed_everything
-from .scoring import ask_for, groups_of
+from .scoring import ask_for, best_device, groups_of
 from ..tracklets import VideoReIDSet
 from ..vrstc.against_truth import world_of
 from ..vrstc.critics import IDGuider
@@ -63,7 +63,7 @@ class AppearanceGuider(IDGuider):
         temperature: float = 0.1,  # what cosines are divided by
     ):
         super().__init__(encoder, size)
-        self.temperature = temperature
+        self.temperature, codes = temperature, codes.to(next(encoder.parameters()).device)
         self.register_buffer("middle", codes.mean(0))
         self.register_buffer("prototypes", F.normalize(codes - codes.mean(0), dim=1))
 
@@ -107,7 +107,7 @@ def guiding_settings(spec: RunSpec) -> STCnetSettings:  # of such a run
 def open_guide(context: RunContext, source: VideoReIDSet) -> AppearanceGuider:
     """The guide that a run's settings name; its DG-Net is trained now if it was not before."""
     plan = context.spec.as_dict()["settings"]
-    model = load_dgnet(ask_for(context, plan["encoder"]))
+    model = load_dgnet(ask_for(context, plan["encoder"])).to(best_device())
     codes = mean_codes(model.appearance, training_tracklets(source, model.settings.size))
     return AppearanceGuider(model.appearance, model.settings.size, codes, plan["temperature"])
 
@@ -174,7 +174,8 @@ def sensed(
     batch: int = 64,  # frames at a time
 ) -> dict[str, np.ndarray]:  # "occluded", "truth": the guider's loss on each
     """What a guider says of frames with the occluder and without."""
-    loss = lambda images: torch.cat([F.cross_entropy(guide(x), y, reduction="none") for x, y in zip(images.split(batch), label.split(batch))])
+    there = next(guide.parameters()).device
+    loss = lambda images: torch.cat([F.cross_entropy(guide(x.to(there)).cpu(), y, reduction="none") for x, y in zip(images.split(batch), label.split(batch))])
     return {name: loss(images).numpy().astype(np.float32) for name, images in (("occluded", cases.frame), ("truth", cases.truth))}
 
 
@@ -183,9 +184,9 @@ def ask_guides(context: RunContext) -> None:
     """Both guiders on occluded training frames and their twins, and how many training frames each gives to the right person."""
     plan = context.spec.as_dict()
     settings, world = plan["settings"], world_of(plan["data"])
-    model, size = load_dgnet(ask_for(context, settings["encoder"])), VideoSettings(**settings["own"]["settings"]).size
+    model, size = load_dgnet(ask_for(context, settings["encoder"])).to(best_device()), VideoSettings(**settings["own"]["settings"]).size
     guides = {"E_a": AppearanceGuider(model.appearance, model.settings.size, mean_codes(model.appearance, training_tracklets(world, model.settings.size)), settings["temperature"]),
-              "own": IDGuider(load_video_network(ask_for(context, settings["own"]), world), size)}
+              "own": IDGuider(load_video_network(ask_for(context, settings["own"]), world).to(best_device()), size)}
     cases = twin_cases(world, world.train, size, settings["count"])
     person = {record.name: world.label_of[record.pid] for record in world.train}
     label = torch.tensor([person[name] for name in cases.where.tracklet])

@@ -23,8 +23,8 @@ from ..vrstc.localizer_truth import auc_by_share, auc_interval, score_auc
 from ..vrstc.video_training import VideoSettings, load_video_network
 
 # %% auto #0
-__all__ = ['SCORING_VERSION', 'READINGS', 'MARGINS', 'StripeCode', 'Seer', 'groups_of', 'score_bands', 'scoring_spec', 'ask_for',
-           'open_seers', 'judge_scores', 'telling', 'hold_appearance']
+__all__ = ['SCORING_VERSION', 'READINGS', 'MARGINS', 'StripeCode', 'Seer', 'device_of', 'best_device', 'groups_of', 'score_bands',
+           'scoring_spec', 'ask_for', 'open_seers', 'judge_scores', 'telling', 'hold_appearance']
 
 # %% ../../nbs/5_beyond/01_scoring.ipynb #14d15ecc
 class StripeCode(nn.Module):
@@ -50,6 +50,17 @@ class Seer:
     network: object  # see `frame_maps`
     size: tuple[int, int]  # height and width of the frames that it was trained on
     measure: str = "cosine"  # one of `MEASURES` of the localizer
+
+
+def device_of(network) -> torch.device:
+    """Where a network's weights are; the CPU for one without any."""
+    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    return next(iter(weights), torch.zeros(0)).device
+
+
+def best_device() -> str:
+    """The GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def groups_of(
@@ -82,7 +93,7 @@ def score_bands(
         lengths = tracklets.lengths[group].tolist()
         pixels, where = tracklets.fetch(np.repeat(group, lengths), np.concatenate([np.arange(n) for n in lengths]))
         for name, seer in seers.items():
-            features = OcclusionLocalizer(seer.network, seer.size).features(pixels[torch.as_tensor(where)])
+            features = OcclusionLocalizer(seer.network, seer.size, device=device_of(seer.network)).features(pixels[torch.as_tensor(where)])
             for centre in centres:
                 found[f"{name}, {centre}"] += [occlusion_scores(part, centre, seer.measure) for part in features.split(lengths)]
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
@@ -108,11 +119,11 @@ def ask_for(context: RunContext, spec: Mapping) -> object:
 
 def open_seers(context: RunContext, settings: Mapping) -> dict[str, Seer]:  # settings of an "appearance-scoring" run -> "E_a, maximum", ...
     """The networks of a run, each in both readings, and the colours."""
-    model, scorer = load_dgnet(ask_for(context, settings["encoder"])), load_video_network(ask_for(context, settings["scorer"]))
+    model, scorer = (network.to(best_device()) for network in (load_dgnet(ask_for(context, settings["encoder"])), load_video_network(ask_for(context, settings["scorer"]))))
     networks = {"E_a": (model.appearance, model.settings.size), "scorer": (scorer, VideoSettings(**settings["scorer"]["settings"]).size)}
     if taught := settings["encoder"]["settings"]["teacher"]:
         run = ask_for(context, taught)
-        networks["teacher"] = (load_network(run, len(run.weights()["head.classifier.bias"])), model.settings.size)
+        networks["teacher"] = (load_network(run, len(run.weights()["head.classifier.bias"])).to(best_device()), model.settings.size)
     seers = {f"{name}, {reading}": Seer(network if reading == "mean" else StripeCode(network), size) for name, (network, size) in networks.items() for reading in READINGS}
     return seers | {"colour": Seer(lambda frames: frames, model.settings.size, "distance")}
 

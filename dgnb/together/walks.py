@@ -22,7 +22,7 @@ from ..occluders import Film, render_film
 from ..people import sample_appearance, take
 from ..run_store import RunContext, RunSpec, RunStore, plain, recipe, thaw
 from ..scales import numpy_generator
-from .scoring import ask_for
+from .scoring import ask_for, best_device
 from ..tracklets import TrackletRecord, VideoReIDSet
 from ..video_worlds import VideoWorld, encode_png
 from ..vrstc.against_truth import pack, world_of
@@ -162,7 +162,7 @@ def open_swapped(data: Mapping, store: RunStore | None = None) -> SwappedSet:  #
         return _made_by_hand(data)
     if (key := json.dumps(data, sort_keys=True)) not in _MADE:
         source, by = open_video_data(data["swapped"], store), data["tailor"]
-        tailor = TrueTailor() if by == "truth" else DGNetTailor(load_dgnet((store or RunStore()).get(RunSpec(**by), train=True, weights=True)))
+        tailor = TrueTailor() if by == "truth" else DGNetTailor(load_dgnet((store or RunStore()).get(RunSpec(**by), train=True, weights=True)).to(best_device()))
         _MADE[key] = SwappedSet(source, tailor, data["people"], data["seed"], data=data)
     return _MADE[key]
 
@@ -238,7 +238,7 @@ def measure_walks(context: RunContext) -> None:
     """One walk of each of some new people: PSNR to the true swap of DG-Net and two opponents; a frame of some, from the best margin to the worst."""
     plan = context.spec.as_dict()
     settings, world = plan["settings"], world_of(plan["data"])
-    tailor = DGNetTailor(load_dgnet(ask_for(context, settings["of"])))
+    tailor = DGNetTailor(load_dgnet(ask_for(context, settings["of"])).to(best_device()))
     people = min(settings["walks"], world.num_train_identities)
     first: dict[int, tuple] = {}
     for record, parts in new_walks(world, people).items():
