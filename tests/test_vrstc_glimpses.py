@@ -130,7 +130,7 @@ def test_a_glimpse_is_of_the_repaired_set(world, store):
 
 def test_matches_are_shares(world, store):
     run = get(store, matches_spec(stages(TINY, world)["stcnet"], 6))
-    for name in ("coarse_hit", "truth_hit", "place_hit", "coarse_exact", "place_exact"):
+    for name in ("coarse_hit", "truth_hit", "fresh_hit", "place_hit", "coarse_exact", "place_exact", "fresh_stays"):
         assert ((0 <= run.per_query[name]) & (run.per_query[name] <= 1)).all(), name
     assert run.metrics["cases"] >= run.metrics["cases_with_questions"] > 0 and (run.per_query["questions"] > 0).all()
     far = run.per_query["far"] > 0

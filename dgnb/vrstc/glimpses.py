@@ -12,6 +12,7 @@ from dgnb.cloth import surface_coordinates
 from dgnb.people import take
 from dgnb.rendering import _cast_people
 from dgnb.run_store import RunContext, RunSpec, RunStore, recipe
+from dgnb.scales import seed_everything
 from dgnb.tracklets import TrackletRecord
 from dgnb.video_worlds import VideoWorld
 
@@ -249,22 +250,23 @@ def _questions(world: VideoWorld, number: int, frame: int, near: int, mask: np.n
     return cells[seen], truth[seen] // 4
 
 
-def _case_matches(net: STCnet, world: VideoWorld, views: Mapping[str, torch.Tensor], number: int, frame: int, near: Mapping[str, int]) -> dict[str, float] | None:
+def _case_matches(nets: Mapping[str, STCnet], world: VideoWorld, views: Mapping[str, torch.Tensor], number: int, frame: int, near: Mapping[str, int]) -> dict[str, float] | None:
     """Means over both neighbours and all questions of one frame; None where there is no question."""
-    size, layer, part = net.settings.size, net.temporal.attention, net.temporal
-    encode = {"previous": part.previous, "next": part.following}
-    rows = []
+    asks = {"coarse": ("trained", "coarse"), "truth": ("trained", "truth"), "fresh": ("fresh", "coarse")}  # whose features, of which frame
+    size, rows = nets["trained"].settings.size, []
     with torch.inference_mode():
-        current = {"coarse": part.current(views["coarse"]), "truth": part.current(views["truth"])}
+        current = {kind: nets[who].temporal.current(views[what]) for kind, (who, what) in asks.items()}
         for name, other in near.items():
             cells, truth = _questions(world, number, frame, other, views["mask"][0, 0].numpy() > 0, size)
             if not len(cells):
                 continue
-            keys = encode[name](views[name])
-            shape = keys.shape[-2:]
-            line = {f"{kind}_{what}": values for kind, now in current.items()
-                    for what, values in _ends_up(attention_weights(now, keys, layer.scale, layer.size)[0], cells, truth, shape).items()}
-            rows.append(line | {f"place_{what}": values for what, values in _distances(cells, truth).items()} | {"moved": np.abs(cells - truth).max(1).astype(float)})
+            line = {f"place_{what}": values for what, values in _distances(cells, truth).items()} | {"moved": np.abs(cells - truth).max(1).astype(float)}
+            for kind, now in current.items():
+                part = nets[asks[kind][0]].temporal
+                keys = {"previous": part.previous, "next": part.following}[name](views[name])
+                weights = attention_weights(now, keys, part.attention.scale, part.attention.size)[0]
+                line |= {f"{kind}_{what}": values for what, values in _ends_up(weights, cells, truth, keys.shape[-2:]).items()}
+            rows.append(line)
     if not rows:
         return None
     lines = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -275,9 +277,11 @@ def _case_matches(net: STCnet, world: VideoWorld, views: Mapping[str, torch.Tens
 
 @recipe("attention-matches", version=MATCHES_VERSION)
 def match_attention(context: RunContext) -> None:
-    """For points that an occluder hides: does the largest weight fall within a cell of where the neighbour shows that point? For the guess, for a perfect guess, and for the same place."""
+    """For points that an occluder hides: does the largest weight fall within a cell of where the neighbour shows that point? For the guess, for a perfect guess, for a network before its training, and for the same place."""
     plan = context.spec.as_dict()
     world, net = world_of(plan["data"]), load_stcnet(_ask(context, plan["settings"]["of"]))
+    seed_everything(context.spec.recipe, context.spec.seed)
+    nets = {"trained": net, "fresh": STCnet(net.settings).eval()}
     cases = twin_cases(world, world.query, net.settings.size, plan["settings"]["count"])
     coarse = net.complete(cases.frame, cases.previous, cases.next, cases.mask, coarse=True)
     records, rows = {record.name: record for record in world.query}, []
@@ -286,7 +290,7 @@ def match_attention(context: RunContext) -> None:
         near = dict(zip(("previous", "next"), pick_neighbours(clean, int(frame))))
         one = lambda images: images[n:n + 1]
         views = {"coarse": one(coarse), "truth": one(cases.truth), "previous": one(cases.previous), "next": one(cases.next), "mask": one(cases.mask)}
-        rows.append(_case_matches(net, world, views, records[name].index, int(frame), near))
+        rows.append(_case_matches(nets, world, views, records[name].index, int(frame), near))
     kept = [row for row in rows if row]
     if context.writes:
         arrays = {name: np.array([row[name] for row in kept], np.float32) for name in (kept[0] if kept else ())}
