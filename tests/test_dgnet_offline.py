@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings as budget, strategies as st
 
+from dgnb.augmentation import normalise
 from dgnb.baseline import baseline_settings, train_network
 from dgnb.dgnet.generating import as_levels
-from dgnb.dgnet.joint import DGNet, dgnet_settings, dgnet_spec, evaluate_dgnet, load_dgnet
+from dgnb.dgnet.joint import DGNet, dgnet_settings, dgnet_spec, evaluate_dgnet, load_dgnet, train_dgnet
 from dgnb.dgnet.losses import Generated, Networks, Views, feed_terms, look_at
 from dgnb.dgnet.offline import (OfflineStep, PaintedSet, ThreeStreams, learner_settings, load_offline, offline_spec, paint_set, painted_terms,
                                 passes_as_online, train_offline)
@@ -83,7 +84,6 @@ def test_each_picture_is_the_swap_of_its_donors(painter, images):
     assert painted.pixels.dtype == torch.uint8 and len(painted) == 2 * len(images) == len(painted.donors)
     for n in (0, 5, len(painted) - 1):
         clothes, body = (images[int(k)] for k in painted.donors[n])
-        from dgnb.augmentation import normalise
         alone = as_levels(painter.swap(normalise(clothes)[None], normalise(body)[None]))[0]
         assert (alone.int() - painted[n].int()).abs().max() <= 1
         assert painted.appearance[n] == images.labels[painted.donors[n, 0]] and painted.labels[n] == images.labels[painted.donors[n, 1]]
@@ -219,7 +219,18 @@ def test_before_the_warm_up_painted_people_are_not_looked_at(world, network, pai
 
 # --- trainings
 
-def test_a_training_is_fixed_by_its_seed_and_starts_as_the_joint_one(world, network, painter):
+@pytest.mark.parametrize("changes", [{}, {"together": True}, {"start_from_teacher": True, "clip": 1.0}])
+def test_until_the_warm_up_it_is_the_joint_training_to_the_bit(world, painter, network, changes):
+    """Weights, running statistics, dropout: only painted people may make a difference."""
+    early = tiny(iterations=3, warmup_start=3, **changes)
+    seed_everything("twins")
+    joint = train_dgnet(world, early, 0, network, progress="off")[0].appearance
+    seed_everything("twins")
+    alone, log, _ = train_offline(world, early, painter, network, progress="off")
+    assert "prim" not in log[-1] and torch.equal(weights(joint), weights(alone))
+
+
+def test_a_training_is_fixed_by_its_seed(world, network, painter):
     (one, log, painted), (two, _, _), (other, _, _) = (learn(world, network, painter, seed) for seed in (0, 0, 1))
     assert torch.equal(weights(one), weights(two)) and not torch.equal(weights(one), weights(other))
     assert [row["iteration"] for row in log] == [1, 2, 3, 4] and "prim" not in log[0] and "prim" in log[-1]
