@@ -120,9 +120,14 @@ def test_a_painter_of_another_size_is_refused(painter, world):
 
 # --- streams
 
+PAINTED = {}
+
+
 def streams(world, painter, images, settings=None, seed=0, **options):
     settings = settings or tiny()
-    return ThreeStreams(TwoStreams(world, settings, seed, **options), paint_set(painter, images, 2), settings, seed, **options)
+    if painter not in PAINTED:
+        PAINTED[painter] = paint_set(painter, images, 2)
+    return ThreeStreams(TwoStreams(world, settings, seed, **options), PAINTED[painter], settings, seed, **options)
 
 
 def test_painted_batches_hold_what_the_set_holds(world, painter, images):
@@ -145,7 +150,7 @@ def test_the_real_streams_are_those_of_the_joint_training(world, painter, images
         assert all(torch.equal(batch[side][name], joint[side][name]) for side in "ab" for name in joint[side])
 
 
-@pytest.mark.parametrize("taken", [1, 7, 12, 26])
+@pytest.mark.parametrize("taken", [7, 26])
 def test_streams_find_their_place(world, painter, images, taken):
     whole, broken, again = (Batches(streams(world, painter, images)) for _ in range(3))
     for _ in range(taken):
@@ -295,7 +300,7 @@ def test_impossible_runs_are_refused(world, of):
         offline_spec(of, 0)
     with pytest.raises(RunStoreError, match="no teacher"):
         offline_spec(dgnet_spec(world, tiny(feed="off")))
-    with pytest.raises(RunStoreError, match="no DG-Net run"):
+    with pytest.raises(RunStoreError, match="not of 'dgnet'"):
         offline_spec(offline_spec(of))
 
 
@@ -321,5 +326,5 @@ def test_a_run_can_be_made_again(run, of, tmp_path):
 def test_a_run_of_another_recipe_is_refused(of, run, store):
     with pytest.raises(RunStoreError, match="offline_spec"):
         load_offline(store.get(of))
-    with pytest.raises(RunStoreError, match="no DG-Net run"):
+    with pytest.raises(RunStoreError, match="not of 'dgnet'"):
         load_dgnet(run)
