@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,10 +64,13 @@ def test_a_teachers_solution_stands_after_its_stub_and_passes_the_check(made):
     assert count > 5
 
 
-def test_a_teachers_exercises_run_in_a_kernel(made):
-    from nbclient import NotebookClient
-    notebook = nbformat.reads(made["teacher/1_foundations/00_scales.ipynb"], as_version=4)
-    NotebookClient(notebook, timeout=120).execute()
+def test_a_teachers_exercises_run_in_a_kernel(made, tmp_path):
+    file = tmp_path / "lesson.ipynb"
+    file.write_text(text := made["teacher/1_foundations/00_scales.ipynb"], encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    code = f"import nbformat; from nbclient import NotebookClient; NotebookClient(nbformat.read({str(file)!r}, as_version=4), timeout=120).execute()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert [cell.source for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,15 +145,15 @@ def test_tools_pass_exercises_by(tmp_path):
     """nbdev's cleaning keeps the tags, its tests and nbconvert's execution leave such cells alone, and its export leaves them out."""
     import nbformat
     from execnb.nbio import dict2nb, nb2dict
-    from nbclient import NotebookClient
     from nbdev.clean import clean_nb
-    from nbdev.test import test_nb
     fields = {"metadata": {"kernelspec": {"name": "python3", "display_name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
     lesson = {**fields, "cells": [cell | {"id": f"c{n}"} for n, cell in enumerate(made(stub="raise SystemError('ran')", check="raise SystemError('ran')"))]}
     file = tmp_path / "lesson.ipynb"
     nbformat.write(nbformat.from_dict(lesson), file)
-    NotebookClient(nbformat.read(file, as_version=4)).execute()  # would raise CellExecutionError
-    assert test_nb(file, do_print=False, showerr=False)[0]
+    code = (f"import nbformat, sys; from pathlib import Path; from nbclient import NotebookClient; from nbdev.test import test_nb; file = Path({str(file)!r})\n"
+            "NotebookClient(nbformat.read(file, as_version=4)).execute(); sys.exit(not test_nb(file, do_print=False, showerr=False)[0])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # elsewhere: both leave an IPython shell behind
+    assert done.returncode == 0, done.stderr[-2000:]
     cleaned = dict2nb(lesson)
     clean_nb(cleaned, allowed_cell_metadata_keys=["tags"])
     assert [cell["metadata"].get("tags", []) for cell in nb2dict(cleaned)["cells"][2:]] == [["exercise", "skip-execution"], ["check", "skip-execution"], ["solution"]]

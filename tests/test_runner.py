@@ -125,8 +125,12 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
         sent.append(time.time())
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1)}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a process ignores Ctrl-C
+    try:
+        threading.Thread(target=interrupt).start()
+        outcomes = {o.item: o for o in run_jobs(jobs_of("a", "b", "c"), 1)}
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.time() - sent[0] < 20
     assert outcomes["tiny-a"].ok and outcomes["tiny-b"].cause == STOPPED and "tiny-c" not in outcomes
     assert read_record(outcomes["tiny-a"].folder)
