@@ -23,6 +23,7 @@ def train_vrstc(
     share: Annotated[Optional[float], typer.Option(min=0.0, max=1.0, help="instead: repair this share of all bands, the lowest ones")] = None,
     truth: Annotated[bool, typer.Option("--truth", help="instead: repair what is really hidden (synthetic worlds only)")] = False,
     discard: Annotated[bool, typer.Option("--discard", help="also train and test without flagged frames")] = False,
+    folds: Annotated[int, typer.Option(help="repair training people by painters that never met them: parts of the people, 2 or more; 0: one painter for all, as in the paper")] = 0,
     grid: Annotated[bool, typer.Option(help="also test each network on the other kinds of video")] = True,
     seed: Annotated[int, typer.Option(help="of every stage; the split of a folder stays")] = 0,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads; default: the cores there are, at most 8")] = None,
@@ -34,7 +35,7 @@ def train_vrstc(
     from dgnb.runner import cores
     from dgnb.vrstc.pipeline import VRSTCPlan, compare_runs, run_vrstc, stages
     rule = "truth" if truth else "threshold" if threshold is not None else "quantile" if share is not None else ""
-    plan = VRSTCPlan(scale, seed, variant, rule, threshold if threshold is not None else share)
+    plan = VRSTCPlan(scale, seed, variant, rule, threshold if threshold is not None else share, folds=folds)
     source = open_walks(data, cameras, partial, scale, plan.first.size)
     if not source.query:
         raise ValueError(f"{source.name} has nobody to look for: repaired video is worth what it finds, so tracklets of at least two cameras are needed (--cameras CSV)")

@@ -5,33 +5,38 @@
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #cabfbf05
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..baseline import nearest
 from ..image_quality import psnr
 from ..intervals import paired_bootstrap, verdict
 from ..occluders import band_edges
 from ..own_sets import SPLITS
-from ..run_store import Run, RunContext, RunSpec, RunStore, recipe
+from ..run_store import Run, RunContext, RunSpec, RunStore, plain, recipe, thaw
 from ..scales import SCALES, choose, numpy_generator
-from ..tracklets import VideoReIDSet
+from ..tracklets import TrackletRecord, VideoReIDSet
 from .localizer import CENTRES, RULES, OcclusionLocalizer, Rule
-from .repair import DiscardedSet, Flagging, RepairedSet, discarded_data, repaired_data
+from .repair import (_MADE, REPAIR_VERSION, DiscardedSet, Flagging, RepairedSet, _Altered, _digest, _made_by_hand, checked_splits, discarded_data,
+                               home_splits, repaired_data)
 from .score_tables import flag_report, localize_set
 from .stcnet import load_stcnet, stcnet_spec
-from .step import STCNET_VARIANTS, STCnetSettings, stcnet_settings
-from .video_training import (VIDEO_REID_VERSION, VideoSettings, evaluate_video, load_video_network, open_video_data, video_data_spec,
+from .step import STCNET_VARIANTS, STCnet, STCnetSettings, stcnet_settings
+from .video_training import (OPENERS, VIDEO_REID_VERSION, VideoSettings, evaluate_video, load_video_network, open_video_data, video_data_spec,
                                        video_settings, video_spec)
 
 # %% auto #0
 __all__ = ['PIPELINE_RULES', 'TRUTH_LIMIT', 'KINDS', 'TABLE1', 'VIDEO_TEST_VERSION', 'REPAIRS_VERSION', 'THRESHOLDS_VERSION',
-           'VRSTCPlan', 'kinds_of_video', 'stages', 'table1_spec', 'video_test_spec', 'test_elsewhere', 'grid',
-           'repairs_spec', 'against_twins', 'report_repairs', 'run_vrstc', 'scores', 'compare_runs', 'unoccluded_data',
-           'ceiling_spec', 'thresholds_spec', 'try_thresholds']
+           'FOLD_VERSION', 'VRSTCPlan', 'painters_of', 'kinds_of_video', 'stages', 'table1_spec', 'video_test_spec',
+           'test_elsewhere', 'grid', 'repairs_spec', 'against_twins', 'report_repairs', 'run_vrstc', 'scores',
+           'compare_runs', 'unoccluded_data', 'ceiling_spec', 'thresholds_spec', 'try_thresholds', 'fold_people',
+           'WithoutFold', 'CrossRepairedSet', 'cross_repaired_data', 'open_without_fold', 'open_cross_repaired']
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #5328e5ee
 PIPELINE_RULES = {"smoke": ("quantile", 0.1), "laptop": ("quantile", 0.1), "gpu": ("quantile", 0.1), "paper": ("threshold", 0.89)}  # what is flagged for repair
@@ -51,8 +56,12 @@ class VRSTCPlan:
     places: str = "every-other"  # non-local blocks of the network that is measured; "none" = like the first
     reid: Mapping = field(default_factory=dict)  # changes to `video_settings`, of both re-ID networks
     stcnet: Mapping = field(default_factory=dict)  # changes to `stcnet_settings`
+    folds: int = 0  # parts of the training people, each repaired by a painter that learned from the others; 0: one painter for all, as in the paper
+    met: bool = False  # with folds: each part is repaired by a painter that did learn from it, to compare with
 
     def __post_init__(self):
+        if self.folds < 0 or self.folds == 1 or self.met and not self.folds:
+            raise ValueError(f"folds={self.folds}, met={self.met}: people are cross-fitted in 2 parts or more, 0 is one painter for all, and met is about folds")
         choose(self.scale, SCALES, "scale")
         choose(self.rule or RULES[0], (*RULES, "truth"), "rule")
         choose(self.centre, CENTRES, "centre")
@@ -85,19 +94,27 @@ class VRSTCPlan:
 KINDS = ("raw", "discarded", "repaired")  # of video to train or test on
 
 
+def painters_of(plan: VRSTCPlan, source: VideoReIDSet) -> list[RunSpec]:
+    """The name of STCnet; with folds one for each, trained, as its guider is, without the people of that fold."""
+    sets = [WithoutFold(source, fold, plan.folds, plan.seed) for fold in range(plan.folds)] or [source]
+    return [stcnet_spec(each, plan.completion, plan.seed, plan.first) for each in sets]
+
+
 def kinds_of_video(plan: VRSTCPlan, source: VideoReIDSet) -> dict[str, dict]:  # one description for each of `KINDS`
     """The same set as it is, without its flagged frames, and with them repaired."""
-    flags, painter = plan.flags(source), stcnet_spec(source, plan.completion, plan.seed, plan.first)
-    return {"raw": video_data_spec(source), "discarded": discarded_data(source, flags, plan.which), "repaired": repaired_data(source, painter, flags, plan.which)}
+    flags, painters = plan.flags(source), painters_of(plan, source)
+    repaired = cross_repaired_data(source, painters, flags, plan) if plan.folds else repaired_data(source, painters[0], flags, plan.which)
+    return {"raw": video_data_spec(source), "discarded": discarded_data(source, flags, plan.which), "repaired": repaired}
 
 
 def stages(
     plan: VRSTCPlan,
     source: VideoReIDSet,  # a world or a set on disk
-) -> dict[str, RunSpec]:  # "pretrain", "stcnet", then the measured network on each of `KINDS`
+) -> dict[str, RunSpec]:  # "pretrain", "stcnet" (with folds "stcnet 0", ...), then the measured network on each of `KINDS`
     """The names of all trainings of the method, and of the two it is compared with; nothing is trained yet."""
     last = {kind: RunSpec("video-reid", VIDEO_REID_VERSION, asdict(plan.measured), data, plan.seed) for kind, data in kinds_of_video(plan, source).items()}
-    return {"pretrain": video_spec(source, plan.first, plan.seed), "stcnet": stcnet_spec(source, plan.completion, plan.seed, plan.first), **last}
+    painters = {f"stcnet {fold}" if plan.folds else "stcnet": spec for fold, spec in enumerate(painters_of(plan, source))}
+    return {"pretrain": video_spec(source, plan.first, plan.seed), **painters, **last}
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #aaf5eb8f
 TABLE1 = {"baseline": None, "NL": None, "Spa": "spatial", "Spa+AE": "ae", "Spa+TAE": "tae", "Spa+Tem": "temporal", "Spa+Tem+LD": "local", "Spa+Tem+LD+GD": "global",
@@ -220,7 +237,7 @@ def run_vrstc(
     names = stages(plan, source)
     wanted = {"pretrain": names["pretrain"]}
     if "repaired" in kinds:
-        wanted |= {"stcnet": names["stcnet"], "repairs": repairs_spec(kinds_of_video(plan, source)["repaired"])}
+        wanted |= {name: spec for name, spec in names.items() if spec.recipe == "stcnet"} | {"repairs": repairs_spec(kinds_of_video(plan, source)["repaired"])}
     wanted |= {kind: names[choose(kind, KINDS, "kind of video")] for kind in kinds}
     if cross:
         wanted |= {f"{a}, tested on {b}": spec for (a, b), spec in grid(plan, source, kinds).items() if a != b}
@@ -270,8 +287,8 @@ def thresholds_spec(
     repair: bool = True,  # also repair at the same flags
 ) -> RunSpec:
     """The name of the run that tests the first network under several rules (VRSTC, Table 2)."""
-    names = stages(plan, source)
-    settings = {"of": names["pretrain"].as_dict(), "stcnet": names["stcnet"].as_dict() if repair else None, "rules": [[kind, value] for kind, value in rules]}
+    first, painter = video_spec(source, plan.first, plan.seed), painters_of(plan, source)[0]
+    settings = {"of": first.as_dict(), "stcnet": painter.as_dict() if repair else None, "rules": [[kind, value] for kind, value in rules]}
     return RunSpec("video-thresholds", THRESHOLDS_VERSION, settings, video_data_spec(source), plan.seed)
 
 
@@ -294,3 +311,115 @@ def try_thresholds(context: RunContext) -> None:
             results[f"repair_{number}"] = test(RepairedSet(source, net, flagged, SPLITS[1:]))
     context.save_metrics({"rank1": {name: result.mean("rank1") for name, result in results.items()}, "flagged": [{k.replace(" ", "_"): v for k, v in s.items()} for s in shares]})
     context.save_per_query({f"ap_{name}": result.ap_step[result.counted].astype(np.float32) for name, result in results.items()})
+
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #f3c413d1
+FOLD_VERSION = 1
+
+
+def fold_people(
+    source: VideoReIDSet,
+    folds: int = 2,  # parts, of the same size give or take one person
+    seed: int = 0,  # of the draw
+) -> tuple[tuple[int, ...], ...]:  # identities of each part
+    """The training people in parts; nobody is in two. ValueError for parts that would be empty."""
+    people = sorted(source.label_of)
+    if not 2 <= folds <= len(people):
+        raise ValueError(f"{source.name} has {len(people)} training people: they can be parted into 2 to {len(people)} folds, not {folds}")
+    order = numpy_generator("folds", seed).permutation(len(people))
+    return tuple(tuple(sorted(people[i] for i in order[fold::folds])) for fold in range(folds))
+
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #94367740
+class WithoutFold(_Altered):
+    """A set whose training part lacks the people of a fold; queries and gallery are the same."""
+
+    def __init__(self, source: VideoReIDSet, fold: int, folds: int = 2, seed: int = 0):
+        self.people = fold_people(source, folds, seed)[fold]
+        data = {"without_fold": video_data_spec(source), "fold": fold, "folds": folds, "fold_seed": seed, "fold_version": FOLD_VERSION}
+        train = [record for record in source.train if record.pid not in self.people]
+        super().__init__(source, f"without fold {fold}", ("train",), {"train": train, "query": source.query, "gallery": source.gallery}, thaw(plain(data, "data")))
+        self._content = (fold, folds, seed)
+
+    def __getattr__(self, name):
+        """A world's exact masks and twins."""
+        if name in ("film", "occlusions"):
+            return getattr(self.source, name)
+        raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    def read_frame_bytes(self, tracklet: TrackletRecord, n: int) -> bytes:  # frame position, from 0
+        """The source's file."""
+        return self.source.read_frame_bytes(tracklet, n)
+
+    def read_frame(self, tracklet: TrackletRecord, n: int) -> np.ndarray:  # frame position, from 0
+        """The source's frame."""
+        return self.source.read_frame(tracklet, n)
+
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #2c8c947a
+class CrossRepairedSet(RepairedSet):
+    """A set whose flagged bands are painted by several STCnets: training people of a fold by the fold's own, everybody else by the first."""
+    _kind = "cross_repaired"
+
+    def __init__(
+        self,
+        source: VideoReIDSet,  # what is repaired
+        nets: Sequence[STCnet],  # what paints each fold
+        people: Sequence[Sequence[int]],  # identities of each fold, see `fold_people`
+        table: pd.DataFrame,  # flags, with columns `COLUMNS`
+        which: Sequence[str] = SPLITS,  # which splits are repaired
+        data: Mapping | None = None,  # how it was made, see `cross_repaired_data`
+    ):
+        super().__init__(source, nets[0], table, which, data=data)
+        self.nets, fold = [net.eval() for net in nets], {pid: number for number, part in enumerate(people) for pid in part}
+        if missing := set(source.label_of) - set(fold):
+            raise ValueError(f"training identity {min(missing)} is in no fold")
+        homes = home_splits(source)
+        self.painter = {record: fold[record.pid] if homes[record] == "train" else 0 for record in self.records}  # number of the painter of each tracklet
+
+    def _paint(self, group: int) -> list[np.ndarray]:
+        """The painted rows of one batch of frames, each by its painter."""
+        jobs = self._jobs[group * self.batch:(group + 1) * self.batch]
+        who, strips = np.array([self.painter[self.records[number]] for number in jobs[:, 0]]), [None] * len(jobs)
+        for painter in np.unique(who):
+            mine = np.flatnonzero(who == painter)
+            for place, strip in zip(mine, self._mended(self.nets[painter], jobs[mine])):
+                strips[place] = strip
+        return strips
+
+    @cached_property
+    def _content(self) -> str:
+        """Digest of all weights, flags and painters."""
+        first, others = super()._content, (tensor for net in self.nets[1:] for tensor in net.state_dict().values())
+        weights = (tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in others)
+        return _digest(first, *weights, sorted((record.name, number) for record, number in self.painter.items()), FOLD_VERSION)
+
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #9b211b1e
+def cross_repaired_data(
+    source: VideoReIDSet,  # what is repaired
+    painters: Sequence[RunSpec],  # `painters_of` a plan: number i has not met fold i
+    flags: Flagging,  # what is flagged
+    plan: VRSTCPlan,  # its folds, its seed, which splits, and whether painters repair people that they have met
+) -> dict:  # plain values for a run's key; nothing needs to be trained yet
+    """What identifies a cross-repaired set."""
+    order = [(fold + plan.met) % plan.folds for fold in range(plan.folds)]
+    parts = {"cross_repaired": video_data_spec(source), "which": checked_splits(plan.which), "stcnet": [painters[n].as_dict() for n in order],
+             "fold_seed": plan.seed, "flags": flags.describe(), "repair_version": REPAIR_VERSION, "fold_version": FOLD_VERSION}
+    return thaw(plain(parts, "data"))
+
+
+def open_without_fold(data: Mapping, store: RunStore | None = None) -> WithoutFold:
+    """The set without a fold of a description."""
+    return WithoutFold(open_video_data(data["without_fold"], store), data["fold"], data["folds"], data["fold_seed"])
+
+
+def open_cross_repaired(data: Mapping, store: RunStore | None = None) -> CrossRepairedSet:
+    """The set of a description; painters and scorer are trained now if they were not before."""
+    if "fingerprint" in data:
+        return _made_by_hand(data)
+    if (key := json.dumps(data, sort_keys=True)) not in _MADE:
+        store, source, device = store or RunStore(), open_video_data(data["cross_repaired"], store), "cuda" if torch.cuda.is_available() else "cpu"
+        nets = [load_stcnet(store.get(RunSpec(**spec), train=True, weights=True)).to(device) for spec in data["stcnet"]]
+        people = fold_people(source, len(nets), data["fold_seed"])
+        _MADE[key] = CrossRepairedSet(source, nets, people, Flagging.of(data["flags"]).table(source, store), data["which"], data)
+    return _MADE[key]
+
+
+OPENERS.update(without_fold=open_without_fold, cross_repaired=open_cross_repaired)

@@ -190,12 +190,15 @@ class _Painting(_Planned):
 
     def _paint(self, group: int) -> list[np.ndarray]:
         """The painted rows of one batch of frames."""
-        jobs = self._jobs[group * self.batch:(group + 1) * self.batch]
+        return self._mended(self.net, self._jobs[group * self.batch:(group + 1) * self.batch])
+
+    def _mended(self, net: STCnet, jobs: np.ndarray) -> list[np.ndarray]:
+        """The rows that a network paints for some frames."""
         wanted = np.concatenate([jobs[:, [0, k]] for k in (1, 2, 3)])
         used, where = np.unique(wanted, axis=0, return_inverse=True)
         images = [self.source.read_frame(self.records[number], int(n)) for number, n in used]
         hidden = np.stack([self.flags[self.records[number]][n] for number, n in jobs[:, :2]])
-        found = mend(self.net, images, where.reshape(3, -1).T, hidden)
+        found = mend(net, images, where.reshape(3, -1).T, hidden)
         return [image[band_rows(len(image), flags)] for image, flags in zip(found, hidden)]
 
     def _painted(self, job: int) -> np.ndarray:

@@ -92,7 +92,8 @@ def video_settings(
 
 # %% ../../nbs/3_vrstc/00b_video_training.ipynb #59a336db
 OPENERS: dict[str, Callable[..., VideoReIDSet]] = {}  # first word of a description -> what opens it, given the description and (or not) a run store
-_LATER = {"repaired": "dgnb.vrstc.repair", "discarded": "dgnb.vrstc.repair", "swapped": "dgnb.together.walks"}  # what registers itself once it is imported
+_LATER = {"repaired": "dgnb.vrstc.repair", "discarded": "dgnb.vrstc.repair", "without_fold": "dgnb.vrstc.pipeline", "cross_repaired": "dgnb.vrstc.pipeline",
+          "swapped": "dgnb.together.walks"}  # what registers itself once it is imported
 _OPENED: dict[str, VideoReIDSet] = {}  # sets of this process by fingerprint
 
 
