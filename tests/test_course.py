@@ -181,7 +181,7 @@ def test_slides_open_and_turn(page):
         for n in range(1, count + 1):
             browser.value(f"location.hash = 's{n}'")
             browser.wait(f"document.querySelector('section.now').id === 's{n}'")
-            over += [n] if browser.value("(() => { const s = document.querySelector('section.now'), f = s.querySelector('.fit').getBoundingClientRect(), r = s.getBoundingClientRect();"
-                                         " return f.bottom > r.bottom + 2 || [...s.querySelectorAll('.fit img, .fit table, .fit pre')].some(e => e.getBoundingClientRect().right > r.right); })()") else []
+            over += [n] if browser.value("(() => { const s = document.querySelector('section.now'), f = s.querySelector('.inner').getBoundingClientRect(), r = s.getBoundingClientRect();"
+                                         " return f.bottom > r.bottom + 2 || [...s.querySelectorAll('.inner img, .inner table, .inner pre')].some(e => e.getBoundingClientRect().right > r.right); })()") else []
         assert not over, f"slides {over} do not fit"
         assert now() == f"s{count}"

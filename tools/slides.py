@@ -31,7 +31,8 @@ class Slide:
     shown: list[str] = field(default_factory=list)  # HTML of pictures, tables, code
     after: list[str] = field(default_factory=list)  # Markdown below what is shown
     notes: list[str] = field(default_factory=list)  # Markdown
-    wide: bool = True  # whether its pictures are wider than high
+    wide: bool = True  # whether its pictures are much wider than high, so that text has no place beside them
+    drawn: bool = False  # whether it has a picture
 
     def add(self, block: str) -> None:
         """Put a block of Markdown on the slide, and the whole of it into the notes where the slide has less."""
@@ -76,12 +77,12 @@ def room(block: str) -> float:
 
 
 def picture(output: dict) -> tuple[str, bool]:
-    """(HTML of a stored picture, whether it is wider than high)."""
+    """(HTML of a stored picture, whether it is much wider than high)."""
     import base64
     data = "".join(output["data"]["image/png"]).strip()
     head = base64.b64decode(data[:64])
     said = html.escape(" ".join(output["metadata"]["image/png"]["alt"].split()), quote=True)
-    return f'<img src="data:image/png;base64,{data}" alt="{said}">', int.from_bytes(head[16:20], "big") > 1.25 * int.from_bytes(head[20:24], "big")
+    return f'<img src="data:image/png;base64,{data}" alt="{said}">', int.from_bytes(head[16:20], "big") > 2.2 * int.from_bytes(head[20:24], "big")
 
 
 def add_code(slide: Slide, cell: dict) -> None:
@@ -93,7 +94,7 @@ def add_code(slide: Slide, cell: dict) -> None:
         data = output.get("data", {})
         if "image/png" in data:
             text, wide = picture(output)
-            slide.wide &= wide
+            slide.wide, slide.drawn = slide.wide and wide, True
             slide.shown.append(text)
         elif "text/html" in data:
             slide.shown.append(plain_html("".join(data["text/html"])))
@@ -127,7 +128,9 @@ def choose(cells: list[dict]) -> list[Slide]:
             add_text(made, source(cell), "slide" in chosen)
         elif chosen:
             drawn = [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
-            made += [Slide(made[-1].title)] if "slide" in chosen or drawn and made[-1].shown else []
+            made += [Slide(made[-1].title)] if "slide" in chosen or drawn and made[-1].drawn else []
+            if drawn:  # a small table stands with the text, the picture beside them
+                made[-1].body, made[-1].shown, made[-1].after = [*made[-1].body, *made[-1].shown, *made[-1].after], [], []
             add_code(made[-1], cell)
     made = [slide for slide in made if slide.body or slide.shown]
     if not made:
@@ -151,11 +154,20 @@ def renderer():
     return render
 
 
+def coloured(text: str) -> str:
+    """HTML with its code in colours."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+    look = HtmlFormatter(nowrap=True, noclasses=True, style="default")
+    return re.sub(r'(<pre class="code"><code>)(.*?)(</code>)', lambda m: m[1] + highlight(html.unescape(m[2]), PythonLexer(), look).rstrip() + m[3], text, flags=re.S)
+
+
 def section(slide: Slide, number: int, render) -> str:
     """A slide as HTML."""
     shape = "title" if number == 1 else "plain" if not slide.shown or not (slide.body or slide.after) else "stacked" if slide.wide else "beside"
     title = render(f"{'#' if number == 1 else '##'} {slide.title}")
-    parts = ("said", render("\n\n".join(slide.body))), ("shown", "".join(slide.shown)), ("said", render("\n\n".join(slide.after)))
+    parts = ("said", render("\n\n".join(slide.body))), ("shown", coloured("".join(slide.shown))), ("said", render("\n\n".join(slide.after)))
     notes = f'<aside class="notes" hidden>{render(chr(10).join(n + chr(10) for n in slide.notes))}</aside>' if slide.notes else ""
     inner = "".join(f'<div class="{name}">{text}</div>' for name, text in parts if text)
     return f'<section id="s{number}" class="{shape}" aria-label="slide {number}"><div class="fit">{title}<div class="inner">{inner}</div></div>{notes}</section>'

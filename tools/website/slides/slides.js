@@ -1,14 +1,18 @@
 // Arrow keys, space, Home and End turn the slides; n shows what to say. The place is kept in the address.
 (() => {
   const slides = [...document.querySelectorAll("section")];
-  const fit = (slide) => { // what is too tall is made smaller
-    const inner = slide.querySelector(".fit");
-    inner.style.transform = inner.style.width = "";
-    const room = slide.clientHeight - parseFloat(getComputedStyle(slide).paddingTop) - parseFloat(getComputedStyle(slide).paddingBottom);
-    for (let share = 1; inner.getBoundingClientRect().height > room + 1 && share > 0.4; share -= 0.04) {
+  const fit = (slide) => { // as large as fits: what is too tall is made smaller, a few words are made larger; what room is left goes above and below
+    const inner = slide.querySelector(".inner"), look = getComputedStyle(slide);
+    inner.style.marginTop = "";
+    let share = slide.querySelector("pre.code") ? 1 : slide.matches(".beside") ? 1.25 : 1.5;
+    const height = () => {
       inner.style.width = `${100 / share}%`;
       inner.style.transform = `scale(${share})`;
-    }
+      return inner.getBoundingClientRect().height;
+    };
+    const room = slide.getBoundingClientRect().bottom - parseFloat(look.paddingBottom) - inner.getBoundingClientRect().top;
+    while (height() > room + 1 && share > 0.4) share -= 0.02;
+    inner.style.marginTop = `${Math.max(0, room - height()) * 0.35}px`;
   };
   const here = () => Math.max(0, slides.findIndex((slide) => `#${slide.id}` === location.hash));
   const show = () => {
@@ -34,7 +38,7 @@
   document.getElementById("on").onclick = () => go(here() + 1);
   const draw = async () => {
     if (window.mermaid) {
-      mermaid.initialize({ startOnLoad: false, theme: "neutral", flowchart: { useMaxWidth: true } });
+      mermaid.initialize({ startOnLoad: false, theme: "neutral", themeVariables: { fontSize: "20px", edgeLabelBackground: "#ffffff" }, flowchart: { useMaxWidth: true, rankSpacing: 24, nodeSpacing: 24, padding: 8, diagramPadding: 0 } });
       for (const [n, block] of [...document.querySelectorAll("div.mermaid")].entries()) block.innerHTML = (await mermaid.render(`diagram-${n}`, block.textContent)).svg;
     }
     await MathJax.startup.promise;
