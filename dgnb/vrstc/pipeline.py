@@ -355,14 +355,14 @@ class WithoutFold(_Altered):
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #2c8c947a
 class CrossRepairedSet(RepairedSet):
-    """A set whose flagged bands are painted by several STCnets: training people of a fold by the fold's own, everybody else by the first."""
+    """A set whose flagged bands are painted by several STCnets: the training people each by theirs, everybody else by the first."""
     _kind = "cross_repaired"
 
     def __init__(
         self,
         source: VideoReIDSet,  # what is repaired
-        nets: Sequence[STCnet],  # what paints each fold
-        people: Sequence[Sequence[int]],  # identities of each fold, see `fold_people`
+        nets: Sequence[STCnet],  # what paints; strangers are painted by the first
+        people: Sequence[Sequence[int]],  # training identities that each of them paints, see `fold_people`
         table: pd.DataFrame,  # flags, with columns `COLUMNS`
         which: Sequence[str] = SPLITS,  # which splits are repaired
         data: Mapping | None = None,  # how it was made, see `cross_repaired_data`
@@ -399,9 +399,8 @@ def cross_repaired_data(
     plan: VRSTCPlan,  # its folds, its seed, which splits, and whether painters repair people that they have met
 ) -> dict:  # plain values for a run's key; nothing needs to be trained yet
     """What identifies a cross-repaired set."""
-    order = [(fold + plan.met) % plan.folds for fold in range(plan.folds)]
-    parts = {"cross_repaired": video_data_spec(source), "which": checked_splits(plan.which), "stcnet": [painters[n].as_dict() for n in order],
-             "fold_seed": plan.seed, "flags": flags.describe(), "repair_version": REPAIR_VERSION, "fold_version": FOLD_VERSION}
+    parts = {"cross_repaired": video_data_spec(source), "which": checked_splits(plan.which), "stcnet": [painter.as_dict() for painter in painters],
+             "fold_seed": plan.seed, "met": plan.met, "flags": flags.describe(), "repair_version": REPAIR_VERSION, "fold_version": FOLD_VERSION}
     return thaw(plain(parts, "data"))
 
 
@@ -418,6 +417,7 @@ def open_cross_repaired(data: Mapping, store: RunStore | None = None) -> CrossRe
         store, source, device = store or RunStore(), open_video_data(data["cross_repaired"], store), "cuda" if torch.cuda.is_available() else "cpu"
         nets = [load_stcnet(store.get(RunSpec(**spec), train=True, weights=True)).to(device) for spec in data["stcnet"]]
         people = fold_people(source, len(nets), data["fold_seed"])
+        people = people[-1:] + people[:-1] if data["met"] else people  # whom each painter repairs
         _MADE[key] = CrossRepairedSet(source, nets, people, Flagging.of(data["flags"]).table(source, store), data["which"], data)
     return _MADE[key]
 
