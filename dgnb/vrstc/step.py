@@ -14,10 +14,10 @@ from torch import nn
 from ..resuming import undisturbed
 from ..scales import SCALES, choose
 from ..training import Loop
-from .attention import TemporalAttentionGenerator
 from .critics import LOCAL_VIEWS, Discriminator, IDGuider, critic_loss, fooling_loss, identity_loss, local_view
 from .holes import AMONG, CLEAN, Holes
 from .localizer import RULES
+from .second_stages import SECOND_STAGES, second_stage
 from .spatial import SpatialStructureGenerator
 
 # %% auto #0
@@ -39,7 +39,7 @@ class _Parts:
     """The networks of an STCnet and what they look at."""
     height: int = 128  # of frames, in pixels
     width: int = 64  # of frames, in pixels
-    second: str = "attention"  # second stage: "attention" (G_t), "neighbours" (G_t without attention), "alone" (an autoencoder), "none"
+    second: str = "attention"  # second stage: "attention" (G_t), "neighbours" (G_t without attention), "alone" (an autoencoder), "none", or one of ours, see `SECOND_STAGES`
     judges: tuple[str, ...] = ("local", "global")  # which discriminators
     guided: bool = True  # whether the ID guider has a say
     channels: int = 64  # of the generators' first convolution; not in the paper
@@ -100,7 +100,7 @@ class STCnetSettings(_Parts):
         return round(self.only_l1 * self.iterations)
 
 # %% ../../nbs/3_vrstc/04c_step.ipynb #05eadfae
-SECOND = ("attention", "neighbours", "alone", "none")
+SECOND = ("attention", "neighbours", "alone", "none", *SECOND_STAGES)
 JUDGES = ("local", "global")
 
 
@@ -163,7 +163,7 @@ class STCnet(nn.Module):
         self.spatial = SpatialStructureGenerator(s.channels, s.dilations, s.mask_channel, s.fill)
         self.temporal = None
         if s.second != "none":
-            self.temporal = TemporalAttentionGenerator(s.channels, s.dilations, s.attention_scale, s.attention_values, s.second)
+            self.temporal = second_stage(s.second, s.channels, s.dilations, s.attention_scale, s.attention_values)
 
     def forward(
         self,
