@@ -9,7 +9,7 @@ TRAIN_FLAG := $(if $(FRESH),--fresh,$(if $(TRAIN),--train,))
 export PYTHONWARNINGS ?= ignore
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup figures test lab bench readme site course outputs ship clean distclean
+.PHONY: help setup install figures test lab bench readme site course outputs ship clean distclean
 
 help:
 	@echo "make figures   every figure and table of the papers from the shipped runs (ALL=1 adds ours, TRAIN=1 trains what is missing, FRESH=1 retrains all)"
@@ -27,6 +27,9 @@ setup: $(STAMP)
 
 $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dgnb needs Python 3.11 or newer; this is `$(PYTHON) --version`. Say which with: make PYTHON=python3.12 ..."; exit 1; }
+	@if [ -L .venv ]; then echo ".venv is a link: used as it is (an installation from here would turn it away from the folder it belongs to)"; else $(MAKE) --no-print-directory install; fi
+
+install:
 	@echo "Setting up .venv: about 6 GB with the default build of torch (see README: without a GPU)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV)' 2>/dev/null \
