@@ -155,7 +155,7 @@ def draw_skills(
     ax.set(yticks=range(len(factors)), yticklabels=[name.replace("_", " ") for name in factors], xlabel="skill (1 = perfect, 0 = a constant guess)")
     ax.invert_yaxis()
     if len(tables) > 1:
-        ax.legend(loc="upper right")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), borderaxespad=0.2)  # above: dots may be anywhere
     return fig
 
 # %% ../nbs/1_foundations/15_probes.ipynb #ab06f759

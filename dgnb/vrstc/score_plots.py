@@ -1,10 +1,12 @@
 """A tracklet and the scores of its bands over time, in the form of VRSTC's Fig. 5."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from dgnb.figures import PALETTE, as_uint8, new_figure
@@ -13,6 +15,7 @@ from dgnb.occluders import band_edges
 __all__ = ["draw_scores"]
 
 NAMES = ("upper", "middle", "lower")
+LINES = ("--", ":")  # of further scores
 TINT = np.array([213, 94, 0])  # vermillion, of the palette that is safe without colour vision
 
 
@@ -37,8 +40,8 @@ def _film_strip(ax, images: dict[int, np.ndarray], bands: int, slot: float) -> N
     ax.spines[:].set_visible(False)
 
 
-def _score_line(ax, name: str, scores: np.ndarray, cut: float, hidden) -> None:
-    """One band's scores over time with its threshold, flagged frames crossed, and the truth behind."""
+def _score_line(ax, name: str, scores: np.ndarray, cut: float, hidden, more: Mapping[str, np.ndarray]) -> None:
+    """One band's scores over time with its threshold, flagged frames crossed, further lines, and the truth behind."""
     time = np.arange(len(scores))
     if hidden is not None:
         truth = ax.twinx()
@@ -52,7 +55,21 @@ def _score_line(ax, name: str, scores: np.ndarray, cut: float, hidden) -> None:
         ax.axhline(cut, color=PALETTE["green"], linestyle="--", linewidth=1.2)
         low = scores < cut
         ax.plot(time[low], scores[low], "X", markersize=7, color=PALETTE["vermillion"], linestyle="none")
+    for (label, line), style in zip(more.items(), LINES):
+        ax.plot(time, line, linestyle=style, color=PALETTE["vermillion"])
     ax.set_ylabel(name)
+
+
+def _explained(fig: Figure, label: str, cut: bool, hidden: bool, more: Sequence[str]) -> None:
+    """A legend under the whole figure: what is drawn in it and nothing else."""
+    handles = [Line2D([], [], marker="o", markersize=3.5, color=PALETTE["blue"], label=label)]
+    handles += [Line2D([], [], linestyle=style, color=PALETTE["vermillion"], label=name) for name, style in zip(more, LINES)]
+    if cut:
+        handles += [Line2D([], [], color=PALETTE["green"], linestyle="--", linewidth=1.2, label="threshold"),
+                    Line2D([], [], marker="X", markersize=7, color=PALETTE["vermillion"], linestyle="none", label="flagged")]
+    if hidden:
+        handles += [Patch(color="0.5", alpha=0.35, linewidth=0, label="truly hidden (full height: all)")]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def draw_scores(
@@ -63,6 +80,8 @@ def draw_scores(
     masks=None,  # T masks of the hidden pixels, where they are known
     most: int = 16,  # frames drawn at most; a longer tracklet shows every second, third, ... one
     names: Sequence[str] | None = None,  # of the bands
+    label: str = "score",  # of the scores' line
+    more: Mapping[str, np.ndarray] | None = None,  # label -> T x bands, further scores to draw, at most two
 ) -> Figure:
     """A tracklet above its scores: flagged bands are crossed, hidden shares are grey bars (full height = all of it). ValueError where counts differ."""
     scores = np.asarray(scores, float)
@@ -75,12 +94,13 @@ def draw_scores(
     images = {n: _tinted(frames[n], None if masks is None else masks[n]) for n in shown}
     height, width = images[0].shape[:2]
     strip = min(7.4 / len(shown) * 0.94 * height / width, 1.8)
-    fig = new_figure(8.4, strip + 0.85 * bands + 0.4)
+    fig, more = new_figure(8.4, strip + 0.85 * bands + 0.65), {name: np.asarray(line, float) for name, line in (more or {}).items()}
     axes = fig.subplots(bands + 1, 1, sharex=True, height_ratios=[strip] + [0.85] * bands)
     _film_strip(axes[0], images, bands, slot)
     cuts = np.broadcast_to(np.asarray(np.nan if cuts is None else cuts, float), bands)
     for k, name in enumerate(names):
-        _score_line(axes[k + 1], name, scores[:, k], cuts[k], None if hidden is None else np.asarray(hidden)[:, k])
+        _score_line(axes[k + 1], name, scores[:, k], cuts[k], None if hidden is None else np.asarray(hidden)[:, k], {one: line[:, k] for one, line in more.items()})
     axes[-1].set(xlabel="frame", xlim=(-0.5 * slot, total - 1 + 0.5 * slot))
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _explained(fig, label, np.isfinite(cuts).any(), hidden is not None, list(more))
     return fig
