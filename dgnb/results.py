@@ -77,7 +77,8 @@ class Result:
         for one in data:
             self.uses(one)
         sets = ", ".join(self.data) or str(self.parameters.get("data") or "synthetic data")
-        return Line(f"`{self.row.id}` at scale **{self.scale}** on {sets}, made {self.date[:10]}.")
+        how = "" if self.scale == "smoke" else f" By `{self.command.removesuffix(' --train')}`: its parameters take the place of those in the first cell, which are for a quick look."
+        return Line(f"`{self.row.id}` at scale **{self.scale}** on {sets}, made {self.date[:10]}.{how}")
 
     def uses(self, data) -> None:
         """Record a data set (anything with a `name` and a `fingerprint`)."""
