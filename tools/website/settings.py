@@ -1,6 +1,6 @@
 """What settings.ini says, and the addresses of a public copy that follow from it."""
 import configparser
-import gzip
+import lzma
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -14,7 +14,7 @@ def vendored() -> Path:
     source, target = Path(__file__).resolve().parent / "vendor", ROOT / "_docs" / "vendor"
     for path in (path for path in source.rglob("*") if path.is_file()):
         data = path.read_bytes()
-        data, there = (gzip.decompress(data) if path.suffix == ".gz" else data), target / path.relative_to(source).with_name(path.name.removesuffix(".gz"))
+        data, there = (lzma.decompress(data) if path.suffix == ".xz" else data), target / path.relative_to(source).with_name(path.name.removesuffix(".xz"))
         if not there.exists() or there.read_bytes() != data:
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(data)
