@@ -185,3 +185,29 @@ def test_slides_open_and_turn(page):
                                          " return f.bottom > r.bottom + 2 || [...s.querySelectorAll('.inner img, .inner table, .inner pre')].some(e => e.getBoundingClientRect().right > r.right); })()") else []
         assert not over, f"slides {over} do not fit"
         assert now() == f"s{count}"
+
+
+# ------------------------------------------------------------------------------------------------------------- marks
+
+def test_marks_tell_solved_from_unsolved_and_changed(made, tmp_path, capsys, monkeypatch):
+    """A student solves the first exercise, fails the second, does not run the third; another one empties a check."""
+    import marks
+    name = next(path.name for path in lessons() if sum(bool(one.stub) for one in find(cells(path))) >= 3)
+    place = next(place for place in made if place.startswith("student/") and place.endswith(name))
+    notebook = json.loads(made[place])
+    checks = [cell for cell in notebook["cells"] if "check" in tags(cell)]
+    numbers = [one.number for one in find(cells(next(path for path in lessons() if path.name == name))) if one.stub]
+    checks[0]["execution_count"] = checks[1]["execution_count"] = 1
+    checks[1]["outputs"] = [{"output_type": "error", "ename": "AssertionError", "evalue": "", "traceback": []}]
+    for who in ("ann", "bob"):
+        (tmp_path / who).mkdir()
+    (tmp_path / "ann" / name).write_text(json.dumps(notebook), encoding="utf-8")
+    assert list(marks.marks(tmp_path / "ann" / name).values())[:3] == ["solved", "unsolved", "not run"]
+    checks[1]["source"] = "assert True"
+    (tmp_path / "bob" / name).write_text(json.dumps(notebook), encoding="utf-8")
+    assert marks.marks(tmp_path / "bob" / name)[numbers[1]] == "changed"
+    (tmp_path / "bob" / "other.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["marks.py", str(tmp_path)])
+    assert marks.main() == 0
+    said = capsys.readouterr()
+    assert f"ann/{name},1,{len(numbers)}" in said.out and f"{numbers[1]} (changed)" in said.out and "other.ipynb is no lesson" in said.err

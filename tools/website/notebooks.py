@@ -16,6 +16,7 @@ NBS, FRONT = ROOT / "nbs", "nbs/index.ipynb"  # the front page shows what its ce
 CODE = re.compile(r"(^ {0,3}```.*?^ {0,3}```[ \t]*$|``.+?``|`[^`\n]+`)", re.M | re.S)
 LINK = re.compile(r"(\]\()([^()\s]+)(\))")
 CALLOUT = re.compile(r"^:::+ *\{\.callout-(\w+)[^}]*\} *$", re.M)
+VERDICT = re.compile(r"(?<=\| )\*(holds|fails|within noise|not run)\*(?= \|)")  # in a table
 DEAD: list[str] = []  # links that lead nowhere, as they are found
 OWN_PAGES = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changes.md", "benchmarks": "project/benchmarks.md",
              "benchmarks/results.md": "project/benchmarks.md", "figures": "results/index.md", "nbs/experiments.yaml": "results/catalogue.md",
@@ -104,6 +105,11 @@ def plain_html(text: str) -> str:
     return re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.S).replace(' border="1"', "")
 
 
+def marked(text: str) -> str:
+    """Tables with the verdicts' marks and colours."""
+    return VERDICT.sub(lambda m: f'<span class="verdict {m[1].replace(" ", "-")}">{m[1]}</span>', text)
+
+
 def shown(output: dict, here: str) -> dict:
     """An output with one form, the best that the site can show."""
     data = output.get("data")
@@ -111,7 +117,7 @@ def shown(output: dict, here: str) -> dict:
         return output
     kind = next(kind for kind in ("text/markdown", "image/png", "image/svg+xml", "text/html", "text/plain", *data) if kind in data)
     value = "".join(data[kind])
-    value = plain_html(value) if kind == "text/html" else markdown(value, here) if kind == "text/markdown" else value
+    value = plain_html(value) if kind == "text/html" else marked(markdown(value, here)) if kind == "text/markdown" else value
     return {**output, "data": {kind: value}}
 
 
