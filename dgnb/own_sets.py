@@ -52,7 +52,8 @@ def draw_splits(records: dict[str, ImageRecord], cameras: bool, seed: int) -> tu
         splits["query"] += [chosen] if able else []
         splits["gallery"] += [record for record in people[pid] if record is not chosen]
     if not splits["query"]:
-        raise ValueError("no test identity has a second image" + (" in another camera" if cameras else "") + " to be found; add images or give a split")
+        mend = "add images of other cameras, give a split, or leave the table of cameras out (then every image of the person counts)" if cameras else "add images or give a split"
+        raise ValueError(f"no test identity has a second image{' in another camera' * cameras} to be found; {mend}")
     notes = [f"identities split in half by seed {seed}, one query each"]
     return splits, notes + [f"{alone} of the tested identities cannot be found and stay in the gallery only"] * (alone > 0)
 
@@ -81,15 +82,17 @@ def number_cameras(names: set[str]) -> dict[str, int]:
 def read_table(
     path: Path,  # CSV file with columns path, camera and optionally split
     files: dict[str, str],  # images of the set, by `identity_files`
-    strict: bool = True,  # False: images that the table does not list are no error
+    strict: bool = True,  # False: neither images that the table does not list are an error, nor lines of images that are not there
 ) -> dict[str, tuple[int, str]]:  # path: (camera, split or "")
     """Cameras and splits of images; a ValueError names the line that cannot be right."""
     rows, table = read_rows(path), {}
     number = number_cameras({row["camera"] for row in rows})
     for line, row in enumerate(rows, 2):
         name, split = row["path"].replace("\\", "/"), row.get("split", "")
+        if name not in files and strict:
+            raise ValueError(f"{path} line {line}: no image {name!r} in the set; paths are relative to its folder (strict=False, --partial: go without)")
         if name not in files:
-            raise ValueError(f"{path} line {line}: no image {name!r} in the set; paths are relative to its folder")
+            continue
         if not row["camera"]:
             raise ValueError(f"{path} line {line}: no camera for {name}; name one, or do without the table")
         if split and split not in SPLITS:
@@ -97,7 +100,9 @@ def read_table(
         table[name] = (number[row["camera"]], split)
     if strict and len(table) < len(files):
         first = next(name for name in files if name not in table)
-        raise ValueError(f"{path} lists {len(table)} of {len(files)} images; the first missing is {first}. Add it, or pass strict=False to leave such images out")
+        raise ValueError(f"{path} lists {len(table)} of {len(files)} images; the first missing is {first}. Add it, or leave such images out (strict=False, --partial)")
+    if not table:
+        raise ValueError(f"{path} lists none of the {len(files)} images; paths are relative to the set's folder, such as {next(iter(files))}")
     return table
 
 # %% ../nbs/1_foundations/05b_own_sets.ipynb #00ea81a3
@@ -117,7 +122,7 @@ def read_folder_set(
     root: str | Path,  # folder with a sub-folder per identity, or with train/, query/ and gallery/ that hold them
     cameras: str | Path | None = None,  # CSV file with columns path, camera and optionally split
     seed: int = 0,  # decides which identities train and which images search, where no split is given
-    strict: bool = True,  # False: images that the CSV does not list are left out
+    strict: bool = True,  # False: images that the CSV does not list are left out, and its lines of images that are not there
 ) -> DiskSet:
     """Read any folder-per-identity set; without given splits half of the identities train, and each other searches once."""
     root = Path(root).expanduser()

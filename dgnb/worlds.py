@@ -48,7 +48,7 @@ def decode_image(
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name}: cannot be decoded ({error}); replace the file or remove it") from error
+        raise ValueError(f"{name}: cannot be decoded ({str(error).split(' <')[0]}); replace the file or remove it") from error
 
 
 def encode_jpeg(

@@ -409,6 +409,33 @@ def test_csv_faults(tmp_path, rows, header, message):
         load_image_set("folder", root, cameras=tmp_path / "none.csv")
 
 
+def test_a_table_of_more_than_there_is(tmp_path):
+    """A part of a set with the table of the whole: an error that says so, or the part, if that is wanted."""
+    root = people(tmp_path / "mine")
+    rows = [(n, 1 + k % 2) for k, n in enumerate(sets.image_files(root))]
+    table = write_csv(tmp_path / "c.csv", [("person z/gone.jpg", 2), *rows], "path,camera")
+    with pytest.raises(ValueError, match="line 2: no image 'person z/gone.jpg'.*--partial"):
+        load_image_set("folder", root, cameras=table)
+    part, whole = load_image_set("folder", root, cameras=table, strict=False), load_image_set("folder", root, cameras=write_csv(tmp_path / "d.csv", rows, "path,camera"))
+    assert [part.train, part.query, part.gallery] == [whole.train, whole.query, whole.gallery] and part.camera_rule
+    with pytest.raises(ValueError, match="lists none of the 12 images; paths are relative to the set's folder, such as person a/"):
+        load_image_set("folder", root, cameras=write_csv(tmp_path / "e.csv", [("mine/x.jpg", 1)], "path,camera"), strict=False)
+
+
+def test_one_camera_says_what_to_leave_out(tmp_path):
+    root = people(tmp_path / "mine")
+    table = write_csv(tmp_path / "c.csv", [(n, 3) for n in sets.image_files(root)], "path,camera")
+    with pytest.raises(ValueError, match="second image in another camera to be found; .*leave the table of cameras out"):
+        load_image_set("folder", root, cameras=table)
+    assert not load_image_set("folder", root).camera_rule
+
+
+def test_a_file_that_is_no_image_is_named_without_addresses():
+    from dgnb.worlds import decode_image
+    with pytest.raises(ValueError, match=r"^x.jpg: cannot be decoded \(cannot identify image file\); replace the file or remove it$"):
+        decode_image(b"no image", "x.jpg")
+
+
 def test_csv_of_a_spreadsheet(tmp_path):
     root, table = people(tmp_path / "mine"), tmp_path / "c.csv"
     text = "path,camera\r\n" + "".join(f"{name},{1 + n % 2}\r\n" for n, name in enumerate(sets.image_files(root))).replace("/", "\\")
