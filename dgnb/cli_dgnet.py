@@ -64,15 +64,17 @@ def train_dgnet(
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads of each process; default: the cores there are, at most 8")] = None,
 ):
     """Train a teacher, then a DG-Net, on a folder of people. Interrupted, the same command goes on where it was."""
-    from dgnb.dgnet.own_people import look_over, people_settings, train_people
+    from dgnb.dgnet.own_people import check_sharing, look_over, people_settings, train_people
     from dgnb.runner import cores
     settings = people_settings(scale, recipe, parse_size(size), iterations, weights)
     source = open_people(data, cameras, partial, scale, settings.size)
     say(f"looking at the {len(source.train) + len(source.query) + len(source.gallery):,} images of {source.name}")
     for line in look_over(source, settings):
         say(f"note: {line}")
+    check_sharing(source, settings, devices or 1, teacher is None)
     say(f"{source.name}: {source.num_train_identities} identities, {len(source.train):,} images to train on; {len(source.query):,} queries, {len(source.gallery):,} gallery images")
-    say(f"{scale}, {recipe} recipe, {settings.height}x{settings.width}, {settings.iterations:,} iterations of twice {settings.batch} images")
+    say(f"{scale}, {recipe} recipe, {settings.height}x{settings.width}, {settings.iterations:,} iterations of twice {settings.batch} images"
+        + ("; first a teacher, unless there is one" if settings.needs_teacher and not teacher else ""))
     chosen = {"DEVICES": devices, "PRECISION": precision, "THREADS": threads or os.environ.get("DGNB_THREADS") or max(1, min(8, cores() // (devices or 1)))}
     os.environ.update({f"DGNB_{name}": str(value) for name, value in chosen.items() if value})
     try:

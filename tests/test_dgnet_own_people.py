@@ -18,7 +18,7 @@ from dgnb.baseline import BaselineSettings, baseline_spec, data_spec, open_data
 from dgnb.dgnet import exporting
 from dgnb.dgnet.exporting import ReIDGraph, check_onnx, export_onnx
 from dgnb.dgnet.joint import extract_both
-from dgnb.dgnet.own_people import (SYNTHETIC, adopt_teacher, default_spec, describe_people, describe_set, fitting_dilations, image_paths, look_over, open_folder,
+from dgnb.dgnet.own_people import (SYNTHETIC, adopt_teacher, check_sharing, default_spec, describe_people, describe_set, fitting_dilations, image_paths, look_over, open_folder,
                                    open_model, people_settings, people_spec, read_people, save_arrays, swap_people, swap_sheet, train_people)
 from dgnb.dgnet.step import dgnet_settings
 from dgnb.image_sets import open_set
@@ -164,6 +164,26 @@ def test_one_identity_is_too_few(world, tmp_path):
 def test_fewer_images_than_a_batch(folder):
     with pytest.raises(ValueError, match="fewer than a batch of 64: add images or lower the batch"):
         look_over(open_set(folder), people_settings("smoke", batch=64))
+
+
+@pytest.mark.parametrize(("batch", "processes", "message"), [
+    (4, 1, ""), (4, 2, ""), (4, 4, "batch of 4 of DG-Net: .*; 1 or 2 can"), (6, 4, "batch of 6 of DG-Net: .*; 1 or 2 or 3 can"), (16, 4, ""), (16, 5, "batch of 16 of DG-Net: .*; 1 or 2 or 4 can")])
+def test_a_batch_that_processes_cannot_share(folder, batch, processes, message):
+    source = open_set(folder)
+    settings = people_settings("smoke", batch=batch)
+    if message:
+        with pytest.raises(ValueError, match=f"{processes} processes cannot share the {message}"):
+            check_sharing(source, settings, processes)
+    else:
+        check_sharing(source, settings, processes)
+
+
+def test_the_teachers_batch_is_shared_too(folder):
+    """A batch of one has no statistics; a teacher that is there already does not matter."""
+    source, settings = open_set(folder), people_settings("smoke", batch=18)
+    with pytest.raises(ValueError, match="9 processes cannot share the batch of 16 of the teacher: .*; 1 or 2 or 3 or 6 can"):
+        check_sharing(source, settings, 9)
+    check_sharing(source, settings, 9, teacher=False)
 
 
 def test_a_damaged_image_is_named(folder, tmp_path):
@@ -320,7 +340,7 @@ def test_a_folder_that_is_no_run(trained, tmp_path):
         open_model(trained[0])
     with pytest.raises(RunStoreError, match="not the folder of a finished run"):
         open_model(tmp_path / "nothing")
-    with pytest.raises(RunStoreError, match="recipe 'baseline', not of 'dgnet'"):
+    with pytest.raises(RunStoreError, match="baseline-.* is a run of recipe 'baseline', not of 'dgnet': give a folder whose name begins with dgnet-"):
         open_model(next(trained[0].glob("baseline-*")))
 
 
@@ -475,7 +495,7 @@ def test_train_command_from_folder_to_next_command(dgnb, folder, tmp_path):
     status, out, err = dgnb(*words)
     assert status == 0, err
     run = next(tmp_path.glob("dgnet-*"))
-    assert "people: 4 identities" in out and "smoke, released recipe, 64x32, 2 iterations of twice 4 images" in out
+    assert "people: 4 identities" in out and "smoke, released recipe, 64x32, 2 iterations of twice 4 images; first a teacher" in out
     assert "both    mAP" in out and f"made {run}" in out and f"next: dgnb swap --model {run} --appearance" in out
     assert open_folder(run).record["threads"] == 1
     status, again, _ = dgnb(*words)
@@ -537,6 +557,7 @@ def test_stopping_says_how_to_go_on(dgnb, folder, tmp_path, monkeypatch):
     (("train", "dgnet", "--data", "mannequin-market", "--recipe", "realeased"), "Did you mean 'released'?"),
     (("train", "dgnet", "--data", "mannequin-market", "--weights", "/tmp/nowhere.pth"), "no weight file"),
     (("swap", "--model", "/tmp/nowhere", "--appearance", "a.jpg", "--structure", "b.jpg"), "not the folder of a finished run"),
+    (("train", "dgnet", "--data", "mannequin-market", "--scale", "smoke", "--devices", "3"), "3 processes cannot share the batch of 4 of DG-Net"),
     (("features", "--out", "/tmp/never.npz"), "give either images or --data FOLDER"),
     (("import-released", "/tmp/nowhere"), "no folder /tmp/nowhere"),
 ])

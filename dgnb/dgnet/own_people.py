@@ -32,9 +32,9 @@ from ..safe_files import one_line_errors, write_bytes
 from ..worlds import ReIDSet, decode_image, make_world
 
 # %% auto #0
-__all__ = ['SYNTHETIC', 'people_settings', 'fitting_dilations', 'look_over', 'weak_points', 'people_spec', 'adopt_teacher',
-           'train_people', 'Model', 'open_folder', 'default_spec', 'open_model', 'image_paths', 'read_people',
-           'swap_people', 'swap_sheet', 'save_png', 'describe_people', 'describe_set', 'save_arrays']
+__all__ = ['SYNTHETIC', 'people_settings', 'fitting_dilations', 'look_over', 'weak_points', 'people_spec', 'check_sharing',
+           'adopt_teacher', 'train_people', 'Model', 'open_folder', 'default_spec', 'open_model', 'image_paths',
+           'read_people', 'swap_people', 'swap_sheet', 'save_png', 'describe_people', 'describe_set', 'save_arrays']
 
 # %% ../../nbs/2_dgnet/08_own_people.ipynb #097d27c1
 def people_settings(
@@ -102,9 +102,28 @@ def people_spec(
     teacher: BaselineSettings | None = None,  # default: the scale's baseline, its batch no larger than the set
 ) -> RunSpec:
     """The name of the run for a set of one's own."""
+    return dgnet_spec(source, settings, seed, teacher or _usual_teacher(source, settings))
+
+
+def _usual_teacher(source: ReIDSet, settings: DGNetSettings) -> BaselineSettings:
+    """The baseline of the scale, its batch no larger than the set."""
     usual = teacher_settings(settings)
-    usual = replace(usual, batch=min(usual.batch, len(source.train)), backbone_lr=BaselineSettings.backbone_lr if settings.weights else usual.backbone_lr)
-    return dgnet_spec(source, settings, seed, teacher or usual)
+    return replace(usual, batch=min(usual.batch, len(source.train)), backbone_lr=BaselineSettings.backbone_lr if settings.weights else usual.backbone_lr)
+
+# %% ../../nbs/2_dgnet/08_own_people.ipynb #f2a86b07
+def check_sharing(
+    source: ReIDSet,  # what to train on
+    settings: DGNetSettings,  # how
+    processes: int,  # that train together, each on its share of every batch
+    teacher: bool = True,  # whether a teacher is trained first
+) -> None:
+    """A ValueError names a batch that so many processes cannot share, before any of them has started."""
+    batches = {"DG-Net": settings.batch} | ({"the teacher": _usual_teacher(source, settings).batch} if teacher and settings.needs_teacher else {})
+    for who, batch in batches.items():
+        if batch // processes < 2 or who == "DG-Net" and batch % processes:
+            fitting = [n for n in range(1, processes) if settings.batch % n == 0 and min(batches.values()) // n >= 2]
+            raise ValueError(f"{processes} processes cannot share the batch of {batch} of {who}: each needs the same number, at least 2; "
+                             f"{' or '.join(map(str, fitting))} can")
 
 # %% ../../nbs/2_dgnet/08_own_people.ipynb #7a1c4a1f
 def adopt_teacher(
@@ -210,6 +229,8 @@ def open_model(
     except MissingRun as error:
         raise MissingRun("no model came with this copy of dgnb: give one with --model RUN, or make the default with "
                          "`dgnb train dgnet --data mannequin-market --scale laptop`") from error
+    if run.spec.recipe != "dgnet":
+        raise RunStoreError(f"{run.folder} is a run of recipe {run.spec.recipe!r}, not of 'dgnet': give a folder whose name begins with dgnet-")
     return Model(load_dgnet(run).to(device or ("cuda" if torch.cuda.is_available() else "cpu")), run)
 
 # %% ../../nbs/2_dgnet/08_own_people.ipynb #1a10ec60
