@@ -220,6 +220,13 @@ def meaning(notebook: str, page: str) -> str:
     return "\n\n".join(part.strip() for part in parts)
 
 
+def command(item: Item) -> str:
+    """The command by which a result's notebook says that what it did not run is trained, as code; "" where it names none."""
+    cells = json.loads((ROOT / item.notebook).read_text(encoding="utf-8"))["cells"]
+    said = "".join("".join(out.get("data", {}).get("text/markdown", "")) for one in cells for out in one.get("outputs", []))
+    return next((f"`{line}`" for line in re.findall(r"`(dgnb run [^`]+ --train)`", said) if line.split()[2] == item.id), "")
+
+
 def not_reproduced(records: dict) -> str:
     """Claims that failed or drowned in noise, with what their notebooks say of it; then what waits."""
     items = [item for item in load_catalogue() if item.built]
@@ -230,10 +237,10 @@ def not_reproduced(records: dict) -> str:
         if bad:
             thought = meaning(item.notebook, "not_reproduced.md") or "Its notebook does not say yet."
             parts += [f"## {title(item)}", claim_table(bad), "**What we think.**", thought, f"More: [{item.id}](results/{item.id}.md)."]
-    waiting = [[f"[{item.id}](results/{item.id}.md)", c["text"], c.get("data", ""), c.get("note", "")] for item in items
+    waiting = [[f"[{item.id}](results/{item.id}.md)", c["text"], c.get("data", ""), c.get("note", ""), command(item)] for item in items
                for c in claims_of(item, records.get(item.id, {})) if c["verdict"] == "not run"]
     planned = ", ".join(f"[{item.id}](results/{item.id}.md)" for item in load_catalogue() if not item.built)
-    parts += ["## Not run", table(("item", "claim", "data", "note"), waiting)] if waiting else []
+    parts += ["## Not run", table(("item", "claim", "data", "note", "trained by"), waiting)] if waiting else []
     parts += ["## Planned", f"These have no notebook yet: {planned}."] if planned else []
     return "\n\n".join(parts) + "\n"
 
