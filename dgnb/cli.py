@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,22 +12,16 @@ from typing import Annotated, Optional
 import typer
 
 from dgnb.catalogue import SCALE_NAMES, load_catalogue, one_of
-from dgnb.cli_dgnet import add_commands
+from dgnb.cli_dgnet import add_commands, parse_size, say
 from dgnb.vrstc import cli_pipeline  # noqa: F401  (registers `train vrstc`)
 from dgnb.vrstc.cli_vrstc import add_commands as add_vrstc_commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Regenerate every table and figure of DG-Net and VRSTC, on bundled synthetic people or on real data.")
+                  context_settings={"max_content_width": 120}, help="Regenerate every table and figure of DG-Net and VRSTC, on bundled synthetic people or on real data.")
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write synthetic data sets to disk, check data sets on disk.")
 app.add_typer(data_app, name="data")
 ItemName = Annotated[str, typer.Argument(metavar="ITEM", help="an id that `dgnb list` shows")]
 ScaleOption = Annotated[str, typer.Option(help="smoke, laptop, gpu or paper")]
-
-
-def say(line: str = "") -> None:
-    """One line on the terminal, at once."""
-    typer.echo(line)
-    sys.stdout.flush()
 
 
 def columns(rows: list[list[str]], widest: int = 100) -> list[str]:
@@ -36,11 +31,34 @@ def columns(rows: list[list[str]], widest: int = 100) -> list[str]:
 
 
 @app.command("list")
-def list_items(built: Annotated[bool, typer.Option("--built", help="only items that can be run")] = False):
-    """All tables and figures: id, status, where in the paper, what it shows."""
-    items = [item for item in load_catalogue() if item.built or not built]
-    for line in columns([[item.id, item.status, item.kind, item.place.split(",")[0], item.caption.split(". ")[0][:100]] for item in items]):
+def list_items(
+    item: Annotated[Optional[str], typer.Argument(metavar="ITEM", help="one item: what it claims, and the parameters that `dgnb run -p` changes")] = None,
+    built: Annotated[bool, typer.Option("--built", help="only items that can be run")] = False,
+    scale: Annotated[str, typer.Option(help="of the parameters of one item")] = "laptop",
+):
+    """All tables and figures: id, status, where in the paper, what it shows; of one item, its claims and its parameters."""
+    if item:
+        return _describe(load_catalogue()[item], one_of(scale, SCALE_NAMES, "scale"))
+    items = [one for one in load_catalogue() if one.built or not built]
+    short = lambda text: textwrap.shorten(text.split(". ")[0], 100, placeholder=" ...", break_on_hyphens=False)
+    for line in columns([[one.id, one.status, one.kind, one.place.split(",")[0], short(one.caption)] for one in items]):
         say(line)
+
+
+def _describe(item, scale: str) -> None:
+    """What an item shows and claims, and what can be changed in it."""
+    from dgnb.parameters import help_of, parameters_of
+    say(f"{item.id}: {item.caption}")
+    for line in columns([["claim", "", ""], *([f"  {claim.id}", claim.text, ""] for claim in item.claims)]) if item.claims else ():
+        say(line)
+    if not item.built or scale not in item.scales:
+        return say(f"it is {item.status}" if not item.built else f"it has no {scale} scale")
+    notebook = load_catalogue().notebook(item)
+    values, words = {**parameters_of(notebook), **item.scales[scale].parameters}, help_of(notebook)
+    rows = [[f"  {name}", repr(value), words.get(name, "")] for name, value in values.items() if name not in ("item", "scale")]
+    for line in columns([[f"at {scale} scale, -p changes", "", ""], *rows]) if rows else ():
+        say(line)
+    say(f"notebook {item.notebook}")
 
 
 @app.command()
@@ -56,7 +74,7 @@ def run(
     devices: Annotated[Optional[int], typer.Option(min=1, help="GPUs (or processes) that train one run together")] = None,
     nodes: Annotated[Optional[int], typer.Option(min=1, help="machines that train one run together")] = None,
     precision: Annotated[Optional[str], typer.Option(help="32-true, bf16-mixed or 16-mixed")] = None,
-    data: Annotated[str, typer.Option(metavar="ROOT", help="folder of a real data set")] = "",
+    data: Annotated[str, typer.Option(metavar="ROOT", help="folder that holds real data sets; -p worlds=[...] or -p world=... names which")] = "",
     dask: Annotated[str, typer.Option(metavar="ADDRESS", help="run on a Dask cluster")] = "",
     kernel: Annotated[bool, typer.Option("--kernel", help="a real Jupyter kernel for each notebook (slower)")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="run the code without Jupyter packages; keeps no executed notebook")] = False,
@@ -113,7 +131,8 @@ def _run(jobs, workers: int, dask: str, ship: bool) -> int:
         what = "failed" if not outcome.ok else "drawn" + (f" ({outcome.note})" if outcome.note else "")
         say(f"[{count[0]}/{len(jobs)}] {outcome.item} {outcome.scale}: {what} in {outcome.seconds:.1f} s")
 
-    say(f"{len(jobs)} item{'' if len(jobs) == 1 else 's'}, {workers if not dask else dask} {'workers' if not dask else ''}".rstrip())
+    plural = lambda number, what: f"{number} {what}" + ("" if number == 1 else "s")
+    say(f"{plural(len(jobs), 'item')}, {dask or plural(workers, 'worker')}")
     outcomes = execute_all(jobs, dask, report) if dask else execute_all(jobs, workers, report)
     by_item, failed = {job.item: job for job in jobs}, []
     for outcome in outcomes:
@@ -191,16 +210,10 @@ def data_make(
     from dgnb.video_worlds import VIDEO_WORLDS, make_video_world
     from dgnb.worlds import WORLDS, make_world
     film = one_of(world, (*WORLDS, *VIDEO_WORLDS), "world") in VIDEO_WORLDS
-    made = (make_video_world if film else make_world)(world, scale=scale, seed=seed, **({"size": _size(size)} if size else {}))
+    pixels = parse_size(size)
+    made = (make_video_world if film else make_world)(world, scale=scale, seed=seed, **({"size": pixels} if pixels else {}))
     (write_video_set if film else write_image_set)(made, folder)
     say(f"{made.name}: {len(made.train)} train, {len(made.query)} query, {len(made.gallery)} gallery {'tracklets' if film else 'images'} in {folder}")
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size takes HEIGHTxWIDTH, e.g. 128x64, found {text!r}")
-    return int(height), int(width)
 
 
 @data_app.command("check")
@@ -208,18 +221,27 @@ def data_check(
     where: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="a folder, or the name of a world or of a set")],
     root: Annotated[Optional[Path], typer.Argument(metavar="[FOLDER]", help="the folder to check, of a set or a written world that is called by name")] = None,
     images: Annotated[bool, typer.Option(help="decode every image as well")] = True,
+    cameras: Annotated[Optional[Path], typer.Option(metavar="CSV", help="of a folder of your own: columns path, camera and optionally split")] = None,
 ):
     """Read a data set, compare its counts with the published ones, and name what is missing or damaged."""
-    from dgnb.image_sets import check_report, format_report, open_set
-    from dgnb.video_sets import format_video_report, is_video, open_video_set, video_report
+    from dgnb.image_sets import LAYOUTS, check_report, format_report, open_set
+    from dgnb.video_sets import VIDEO_LAYOUTS, format_video_report, is_video, open_video_set, video_report
     from dgnb.video_worlds import VIDEO_WORLDS
     from dgnb.worlds import WORLDS
+    if root is None and Path(where).is_dir():
+        where = os.path.join(os.curdir, where)  # a folder may be called as a set is: what lies there is meant
+    if root is None and where in (*LAYOUTS, *VIDEO_LAYOUTS, "folder", "tracklets"):
+        raise ValueError(f"{where} is not part of this package: say where it lies, dgnb data check {where} FOLDER")
+    synthetic = where in (*WORLDS, *VIDEO_WORLDS) and root is None
+    if synthetic and cameras:
+        raise ValueError(f"{where} is a synthetic world and has its cameras: leave out --cameras")
+    options = {"scale": "smoke"} if synthetic else {"strict": False, **({"cameras": cameras} if cameras else {})}
     if is_video(where):
-        report = video_report(open_video_set(where, root, **({"scale": "smoke"} if where in VIDEO_WORLDS and root is None else {"strict": False})), frames=images)
+        report = video_report(open_video_set(where, root, **options), frames=images)
         say(format_video_report(report))
-        raise typer.Exit(1 if report["differences"] or report["problems"] else 0)
-    report = check_report(open_set(where, root, **({"scale": "smoke"} if where in WORLDS and root is None else {"strict": False})), images=images)
-    say(format_report(report))
+    else:
+        report = check_report(open_set(where, root, **options), images=images)
+        say(format_report(report))
     raise typer.Exit(1 if report["differences"] or report["problems"] else 0)
 
 
@@ -276,8 +298,15 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, LookupError, ImportError) as error:
         if os.environ.get("DGNB_DEBUG"):
             raise
-        print(f"dgnb: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"dgnb: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    """The message; of an error that was not meant for a reader, its kind, and how to see where it came from."""
+    text = " ".join(str(error).split())
+    meant = type(error) not in (KeyError, IndexError, LookupError, RuntimeError, ModuleNotFoundError, UnicodeDecodeError)
+    return text if meant and text else f"{type(error).__name__}: {text} (DGNB_DEBUG=1 shows where it came from)"
 
 
 if __name__ == "__main__":

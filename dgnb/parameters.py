@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import os
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,14 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
         except (AttributeError, ValueError):
             raise RunnerError(f"{notebook.name}, parameters cell: write `name = value  # help`, not {ast.unparse(statement)!r}") from None
     return found
+
+
+def help_of(notebook: Path) -> dict[str, str]:
+    """Name -> the comment beside it in the cell tagged `parameters`; names without one are absent."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = "".join("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
+    return {statement.targets[0].id: comments[statement.end_lineno] for statement in ast.parse(source).body if statement.end_lineno in comments}
 
 
 def _agrees(value: Any, default: Any) -> bool:

@@ -28,6 +28,7 @@ from dgnb.paths import figures_dir
 
 MODES = ("warm", "kernel", "plain")
 NOTEBOOK = "notebook.ipynb"  # the executed copy
+PATHS = ("data", "weights", "inception")  # parameters that name a file or a folder
 STOPPED = "stopped by Ctrl-C"
 
 
@@ -77,10 +78,32 @@ def plan(
         raise RunnerError(f"{item.id} takes no data folder: its notebook has no parameter `data`")
     own = {name: value for name, value in {"item": item.id, "scale": scale}.items() if name in declared}
     wanted = {**item.scales[scale].parameters, **({"data": data} if data else {}), **given, **own}
-    wanted = checked_parameters(item, notebook, wanted)
+    wanted = checked_parameters(item, notebook, {name: _absolute(name, value) for name, value in wanted.items()})
+    _check_sets(item, {**declared, **wanted})
     folder = str(figures_dir() / item.id / folder_name(scale, changed_parameters(item, scale, notebook, wanted)))
     environment = {"DGNB_PROGRESS": "lines", **os.environ, **how, "DGNB_OUT": folder}
     return Job(item.id, scale, str(notebook), folder, wanted, environment=environment, **options)
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A file or folder that a parameter names, from the folder of whoever asks (a notebook runs in its own); RunnerError when it is not there."""
+    if name not in PATHS or not value:
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise RunnerError(f"{name}: there is no {path}" + (", the folder that holds the real sets, each under its name" if name == "data" else ""))
+    return str(path)
+
+
+def _check_sets(item: Item, wanted: Mapping[str, Any]) -> None:
+    """RunnerError when real data are given and `worlds` still names synthetic ones that are not among them."""
+    if not wanted.get("data") or "worlds" not in wanted:
+        return
+    standins = {one.get("standin") for one in load_catalogue().sets.values()}
+    synthetic = [name for name in wanted["worlds"] if name in standins and not Path(wanted["data"], name).is_dir()]
+    if synthetic:
+        real = next((name for name in item.choices.get("worlds", ()) if not name.startswith("mannequin-") and Path(wanted["data"], name).is_dir()), "NAME")
+        raise RunnerError(f"{item.id}: {synthetic[0]} is synthetic and not in {wanted['data']}; name the real set by its folder there: -p 'worlds=[{real}]'")
 
 
 def _ipc(stack: str) -> dict[str, Any]:
@@ -110,7 +133,7 @@ def _cause(error: BaseException) -> str:
     """An exception in one line; of a cell's, the cell and what it raised."""
     text = f"{type(error).__name__}: {error}"
     if hasattr(error, "ename"):
-        text = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+        text = f"cell {error.exec_count}: {error.ename.lstrip('_')}: {error.evalue}"
     return " ".join(text.split())[:300]
 
 

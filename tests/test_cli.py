@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from tiny import make_project, nbdev_clean, row, write_catalogue
 
+from dgnb import cli
 from dgnb.catalogue import load_catalogue
 from dgnb.cli import main
 
@@ -55,9 +57,28 @@ def test_list_shows_every_item(dgnb):
     assert "dgnet-table3" in out and "planned" not in out
 
 
+def test_list_of_one_item_says_what_can_be_changed(dgnb, tmp_path, monkeypatch):
+    """Its claims, and each parameter with its value at the scale and the comment beside it; `item` and `scale` are no parameters to change."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    scales = {**row(None)["scales"], "gpu": {"parameters": {"seeds": [4, 5]}}, "paper": None}
+    write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", scales=scales), "tiny-b": row(None)})
+    status, out, _ = dgnb("list", "tiny-a", "--scale", "gpu")
+    lines = [line.split(None, 2) for line in out.splitlines()]
+    assert status == 0 and "A is above B." in out and "notebook nbs/a.ipynb" in out
+    assert ["rate", "0.5", "learning rate"] in lines and ["seeds", "[4,", "5]  one run each"] in lines and "id in the catalogue" not in out
+    assert "it has no paper scale" in dgnb("list", "tiny-a", "--scale", "paper")[1] and "it is planned" in dgnb("list", "tiny-b")[1]
+
+
+def test_a_planned_item_is_neither_run_nor_verified(dgnb, tmp_path, monkeypatch):
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb"), "tiny-b": row(None)})
+    for words, message in ((("run", "tiny-b"), "tiny-b is planned and has no notebook yet (needs nothing). Built: tiny-a"), (("verify", "tiny-b"), "tiny-b was not shipped")):
+        status, out, err = dgnb(*words)
+        assert status == 2 and out == "" and err.startswith("dgnb: ") and err.count("\n") == 1 and message in err
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (("run", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3, dgnet-table"),
-    *((("run", item.id), "is planned and has no notebook yet (needs ") for item in load_catalogue() if not item.built),
     (("run", "dgnet-table3", "dgnet-tabel1"), "unknown item 'dgnet-tabel1'. Did you mean dgnet-table1"),
     (("run", "dgnet-table3", "--scale", "laptpo"), "unknown scale 'laptpo'. Did you mean laptop?"),
     (("run", "dgnet-table3", "-p", "seeds"), "-p takes name=value, found 'seeds'"),
@@ -67,9 +88,11 @@ def test_list_shows_every_item(dgnb):
     (("status", "xyz"), "unknown item 'xyz'. `dgnb list` shows all "),
     (("data", "make", "mannequin-markt", "/tmp/never"), "unknown world 'mannequin-markt'"),
     (("data", "make", "mannequin-market", "/tmp/never", "--size", "3x"), "--size takes HEIGHTxWIDTH, e.g. 128x64, found '3x'"),
+    (("list", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3"),
+    (("run", "dgnet-table3", "--data", "/tmp/no-such-folder"), "data: there is no /tmp/no-such-folder, the folder that holds the real sets"),
+    (("data", "check", "mannequin-market", "--cameras", "x.csv"), "has its cameras: leave out --cameras"),
     (("data", "check", "/tmp/no-such-folder"), "'/tmp/no-such-folder' is no folder and no set"),
     (("evaluate", "--features", "/tmp/no-such.npz"), "/tmp/no-such.npz"),
-    *((("verify", item.id), f"{item.id} was not shipped") for item in load_catalogue() if not item.built),
 ])
 def test_bad_requests_get_one_line(dgnb, words, message):
     status, out, err = dgnb(*words)
@@ -159,7 +182,7 @@ def test_new_writes_a_notebook_that_runs(dgnb, tmp_path, monkeypatch):
     assert "1.5" in (tmp_path / "figures" / "tiny-new" / "smoke" / "paper.csv").read_text()
 
 
-def test_data_is_made_and_checked(dgnb, tmp_path):
+def test_data_is_made_and_checked(dgnb, tmp_path, monkeypatch):
     """A world on disk is complete; with an image cut short the check fails and names it."""
     status, out, _ = dgnb("data", "make", "mannequin-market", tmp_path / "town", "--seed", "5", "--size", "64x32")
     assert status == 0 and "48 train" in out
@@ -173,6 +196,23 @@ def test_data_is_made_and_checked(dgnb, tmp_path):
     assert status == 1 and f"DAMAGED: query/{image.name}" in out, "a world called by name is checked in the folder that is given"
     status, _, err = dgnb("data", "check", "mannequin-market", tmp_path / "town" / "query")
     assert status == 2 and str(tmp_path / "town" / "query") in err
+    status, _, err = dgnb("data", "check", "mars")
+    assert status == 2 and "say where it lies, dgnb data check mars FOLDER" in err
+    (tmp_path / "town").rename(tmp_path / "mannequin-market")
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = dgnb("data", "check", "mannequin-market")
+    assert status == 1 and f"DAMAGED: query/{image.name}" in out, "a folder that is there is meant, not the world of its name"
+    (tmp_path / "mannequin-market").rename(tmp_path / "town")
+    table, people = tmp_path / "cameras.csv", tmp_path / "people"
+    shutil.copytree(tmp_path / "town" / "bounding_box_train", people / "a b")
+    shutil.copytree(people / "a b", people / "c")
+    names = sorted(path.relative_to(people).as_posix() for path in people.rglob("*.jpg"))
+    table.write_text("path,camera\n" + "".join(f"{name},door {n % 2}\n" for n, name in enumerate(names)))
+    status, out, _ = dgnb("data", "check", people, "--cameras", table)
+    assert status == 0 and "same-camera answers are ignored" in out and "no cameras given" not in out
+    table.write_text(table.read_text().replace("door 1", ""))
+    status, _, err = dgnb("data", "check", people, "--cameras", table)
+    assert status == 2 and "cameras.csv line 3: no camera for" in err
     status, _, err = dgnb("data", "check", "mannequin-duke", tmp_path / "town")
     assert status == 2 and "town holds mannequin-market, not mannequin-duke" in err
     status, out, _ = dgnb("data", "check", "mannequin-duke", "--no-images")
@@ -198,6 +238,21 @@ def test_debug_shows_where_an_error_came_from(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dgnb", "run", "nothing"])
     with pytest.raises(ValueError, match="unknown item"):
         main()
+
+
+@pytest.mark.parametrize(("error", "line"), [(KeyError("pid"), "dgnb: KeyError: 'pid' (DGNB_DEBUG=1 shows where it came from)\n"), (ValueError("no\nsuch"), "dgnb: no such\n"),
+                                            (AttributeError(), None)])
+def test_an_error_that_is_not_for_readers_says_how_to_see_more(dgnb, monkeypatch, error, line):
+    """A mistake of ours must not look like the user's."""
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(cli, "load_catalogue", fail)
+    if line is None:
+        monkeypatch.setattr(sys, "argv", ["dgnb", "list"])
+        with pytest.raises(AttributeError):
+            main()
+    else:
+        assert dgnb("list") == (2, "", line)
 
 
 def test_help_needs_no_network(tmp_path):

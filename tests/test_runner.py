@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import SAVE, START, executed, make_project, nbdev_clean, row, write_catalogue, write_notebook
+from tiny import PARAMETERS, SAVE, START, executed, make_project, nbdev_clean, row, write_catalogue, write_notebook
 
 from dgnb.catalogue import CatalogueError, load_catalogue
 from dgnb.freshness import states
@@ -218,6 +218,26 @@ def test_parameters_are_checked(tmp_path, monkeypatch):
         plan(item, "smoke", {"scale": "paper"})
     wanted = plan(item, "laptop", {"seeds": "[1, 2]", "rate": "1e-3", "flag": "true", "name": "yes"}).parameters
     assert wanted == {"item": "tiny-a", "scale": "laptop", "seeds": [1, 2], "rate": 0.001, "flag": True, "name": "yes"}
+
+
+def test_real_data_are_found_from_where_the_command_was_given(tmp_path, monkeypatch):
+    """A relative folder is not looked for beside the notebook; what is not there, or a synthetic set among real ones, is refused at once."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    write_notebook(tmp_path / "nbs" / "a.ipynb", START, SAVE, parameters=PARAMETERS + '\nworlds = ["mannequin-a"]  # sets\ndata = ""  # folder\nweights = ""  # file')
+    file = write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", choices={"worlds": ["mannequin-a", "real-a"]})})
+    file.write_text(file.read_text().replace("title: Real", "title: Real\n    standin: mannequin-a"))
+    item = load_catalogue()["tiny-a"]
+    (tmp_path / "sets" / "real-a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert plan(item, "smoke", {"worlds": "[real-a]"}, data="sets").parameters["data"] == str(tmp_path / "sets")
+    with pytest.raises(RunnerError, match=r"mannequin-a is synthetic and not in .*name the real set by its folder there: -p 'worlds=\[real-a\]'"):
+        plan(item, "smoke", data="sets")
+    with pytest.raises(RunnerError, match="data: there is no .*gone, the folder that holds the real sets"):
+        plan(item, "smoke", data="gone")
+    with pytest.raises(RunnerError, match="weights: there is no .*resnet.pth"):
+        plan(item, "smoke", {"weights": "resnet.pth"})
+    (tmp_path / "sets" / "mannequin-a").mkdir()
+    assert plan(item, "smoke", data="sets").parameters["data"] == str(tmp_path / "sets"), "a world that was written to disk is as good as a real set"
 
 
 @pytest.mark.parametrize(("text", "default", "value"), [("3", 1, 3), ("3", 1.5, 3), ("1e-4", 0.1, 1e-4), ("no", True, False), ("[a, b]", ["x"], ["a", "b"]),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -68,14 +69,15 @@ def localize(
     found = flag_report(table)
     say(f"flagged {found['bands']:.1%} of bands, {found['frames']:.1%} of frames, in {found['tracklets']:.1%} of tracklets; "
         f"{found['without an unoccluded frame']} without an unoccluded frame")
-    say(f"wrote {out / 'scores.csv'}" + (f" and {min(pictures, table.tracklet.nunique())} pictures beside it" if pictures else ""))
-    say(f"next: dgnb repair {tracklets} -o FOLDER --scores {out / 'scores.csv'}")
+    drawn = min(pictures, table.tracklet.nunique())
+    say(f"wrote {out / 'scores.csv'}" + (f" and {drawn} picture{'' if drawn == 1 else 's'} beside it" if drawn else ""))
+    say(f"next: {shlex.join(['dgnb', 'repair', str(tracklets), '-o', 'FOLDER', '--scores', str(out / 'scores.csv')])}")
 
 
 def repair(
     tracklets: Tracklets,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="gets the tracklets under their names, and repairs.csv")],
-    model: Annotated[Optional[str], typer.Option("--model", metavar="RUN", help="folder or name of an STCnet run; default: the one that comes with dgnb")] = None,
+    model: Annotated[Optional[str], typer.Option("--model", metavar="RUN", help="folder or name of an STCnet run, as `dgnb train stcnet` makes it; default: of mannequin-mars at laptop scale, which does not come with dgnb")] = None,
     scorer: ScorerOption = None,
     scores: Annotated[Optional[Path], typer.Option(metavar="CSV", help="instead of a scorer: flags as `dgnb localize` wrote them, or corrected by hand")] = None,
     threshold: ThresholdOption = None,
@@ -168,7 +170,7 @@ def report(run) -> None:
     if found.get("practice_stcnet_psnr", 0) < found.get("practice_neighbour_copy_psnr", 0):
         warn("a copied neighbour is closer to the truth than what this network paints: train for longer, or on more tracklets")
     say(f"made {run.folder} in {run.record['seconds'] / 60:.1f} minutes")
-    say(f"next: dgnb repair TRACKLETS -o FOLDER --model {run.folder}")
+    say(f"next: dgnb repair TRACKLETS -o FOLDER --model {shlex.quote(str(run.folder))}")
 
 
 def add_commands(app: typer.Typer) -> None:
