@@ -40,7 +40,7 @@ class Progress:
         start: int = 0,  # iterations done in an earlier sitting
         every: float = 10.0,  # seconds between lines, at least
     ):
-        self.name, self.total, self.first, self.every = name, total, start, every
+        self.name, self.total, self.first, self.every, self.shown = name, total, start, every, -1
         self.mode, self.began, self.last, self.text = progress_mode(mode), time.monotonic(), time.monotonic(), ""
         self.bar = tqdm(total=total, initial=start, desc=name, file=sys.stderr, dynamic_ncols=True) if self.mode == "bar" else None
 
@@ -52,8 +52,8 @@ class Progress:
             if row:
                 self.bar.set_postfix_str(self.text, refresh=False)
             self.bar.update(iteration - self.bar.n)
-        elif self.mode == "lines" and (iteration == self.total or time.monotonic() - self.last >= self.every):
-            self.last = time.monotonic()
+        elif self.mode == "lines" and iteration != self.shown and (iteration == self.total or time.monotonic() - self.last >= self.every):
+            self.last, self.shown = time.monotonic(), iteration
             print(self.line(iteration), file=sys.stderr, flush=True)
 
     def line(self, iteration: int) -> str:

@@ -36,7 +36,7 @@ from .scales import choose, deterministic, seed_everything
 # %% auto #0
 __all__ = ['RECIPES', 'plain', 'thaw', 'RunSpec', 'RunStoreError', 'MissingRun', 'DamagedRun', 'UnknownRecipe', 'Recipe',
            'recipe', 'find_recipe', 'flat_weights', 'to_half', 'RunContext', 'seal', 'check_files', 'Run',
-           'kept_weights', 'open_run', 'repeatable', 'RunStatus', 'RunStore']
+           'kept_weights', 'open_run', 'repeatable', 'RunStatus', 'RunStore', 'narrowed']
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #9ad01bd9
 def plain(
@@ -297,7 +297,8 @@ class Run:
     def per_query(self) -> dict[str, np.ndarray]:
         """Per-query arrays by name (empty when the recipe kept none)."""
         path = self.folder / "per_query.safetensors"
-        return dict(sorted(safetensors.numpy.load(path.read_bytes()).items())) if path.exists() else {}
+        arrays = safetensors.numpy.load(path.read_bytes()) if path.exists() else {}
+        return {name: array.astype(np.int32) if array.dtype == np.int16 else array for name, array in sorted(arrays.items())}
 
     @property
     def has_weights(self) -> bool:
@@ -428,7 +429,7 @@ class _Shelves:
                 run = open_run(folder, spec, shipped=True)
             except DamagedRun as error:
                 raise _DamagedShippedRun(f"{error}; it came with the project: bring it back with `git checkout -- {folder}`, "
-                                         "or ask for it with fresh=True") from error
+                                         "or train it again (--fresh, in Python fresh=True)") from error
             if run.has_weights or not weights:
                 return run
         folder = self.local / spec.name
@@ -598,11 +599,21 @@ class RunStore(_Inventory):
                 made.mkdir(parents=True)
                 for name in names:
                     shutil.copyfile(run.folder / name, made / name)
+                if "per_query.safetensors" in names:
+                    write_bytes(made / "per_query.safetensors", narrowed((run.folder / "per_query.safetensors").read_bytes()))
             seal(made, run.record)
             _replace_folder(made, self.shipped / spec.name)
         return self.shipped / spec.name
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #d8998e26
+def narrowed(data: bytes) -> bytes:  # of a safetensors file
+    """The same arrays with whole numbers in 16 bits where all of them fit, else as they are; a reader of a run gets 32 bits either way."""
+    arrays = safetensors.numpy.load(data)
+    fits = lambda a: a.dtype in (np.int32, np.int64) and (not a.size or (a.min() >= -2**15 and a.max() < 2**15))
+    small = {name: array.astype(np.int16) if fits(array) else array for name, array in arrays.items()}
+    return safetensors.numpy.save(small) if any(fits(array) for array in arrays.values()) else data
+
+
 def _files_to_ship(run: Run, weights: bool, limit: int) -> list[str]:
     """The names of the files to copy, or a `RunStoreError` saying why the run does not qualify."""
     sizes = {name: facts["bytes"] for name, facts in run.record["files"].items() if name != "weights.safetensors"}

@@ -47,7 +47,7 @@ def one_line_errors(
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno, "check the path and its permissions, or point DGNB_RUNS to a folder you can write to")
+        mend = _MENDS.get(error.errno, "check the path and its permissions, or choose a folder you can write to (for runs, DGNB_RUNS names it)")
         raise StoreError(f"{what}: {error.strerror or error}; {mend}") from error
 
 # %% ../nbs/1_foundations/11b_safe_files.ipynb #ebc24847

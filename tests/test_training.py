@@ -502,6 +502,9 @@ def test_lines_in_a_log(capfd):
     progress.step(50, {"loss": 0.5, "iteration": 50})
     err = capfd.readouterr().err
     assert "toy  50/100 (50 %)  loss 0.5" in err and "left" in err and "\r" not in err
+    for iteration in (99, 100, 100):  # the last group of tracklets may hold none that is scored
+        progress.step(iteration)
+    assert [line.split()[1] for line in capfd.readouterr().err.splitlines()] == ["99/100", "100/100"]
 
 
 def test_progress_modes(monkeypatch):
