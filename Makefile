@@ -5,6 +5,7 @@ STAMP := .venv/.stamp
 UV := 0.13.9
 WORKERS ?= 2
 SCALE ?= laptop
+QUIET ?= --quiet
 TRAIN_FLAG := $(if $(FRESH),--fresh,$(if $(TRAIN),--train,))
 export PYTHONWARNINGS ?= ignore
 export OMP_NUM_THREADS ?= 1
@@ -30,11 +31,11 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 	@if [ -L .venv ]; then echo ".venv is a link: used as it is (an installation from here would turn it away from the folder it belongs to)"; else $(MAKE) --no-print-directory install; fi
 
 install:
-	@echo "Setting up .venv: about 6 GB with the default build of torch (see README: without a GPU)"
+	@echo "Setting up .venv: about 6 GB with the default build of torch (see README: without a GPU); some minutes without a word, QUIET= shows each step"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==$(UV)' 2>/dev/null \
-	  && $(BIN)/uv pip install --quiet --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[all]' \
-	  || { echo "uv is not available here; using pip (slower)"; $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'; }
+	  && $(BIN)/uv pip install $(QUIET) --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[all]' \
+	  || { echo "uv is not available here; using pip (slower)"; $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt -e '.[all]'; }
 	@touch $(STAMP)
 
 figures: $(STAMP)
