@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -94,7 +95,7 @@ def report(run) -> None:
     if "retrieval" in found:
         say(f"retrieval {found['retrieval']}")
     say(f"made {run.folder} in {run.record['seconds'] / 60:.1f} minutes")
-    say(f"next: dgnb swap --model {run.folder} --appearance A.jpg --structure B.jpg")
+    say(f"next: dgnb swap --model {shlex.quote(str(run.folder))} --appearance A.jpg --structure B.jpg")
 
 
 def swap(
@@ -105,6 +106,8 @@ def swap(
 ):
     """Paint the people of --structure in the clothes of --appearance."""
     from dgnb.dgnet.own_people import image_paths, open_model, read_people, save_png, swap_people, swap_sheet
+    if out.suffix.lower() not in ("", ".png"):
+        raise ValueError(f"--out takes a .png file or a folder, found {out}")
     opened = open_model(model)
     files = image_paths(appearance), image_paths(structure)
     donors = [read_people(paths, opened.size) for paths in files]
@@ -113,8 +116,6 @@ def swap(
     if out.suffix.lower() == ".png":
         say(f"wrote {save_png(out, swap_sheet(*donors, painted))}: {len(files[0])} x {len(files[1])} swaps of {opened.size[0]}x{opened.size[1]}, clothes from the left, bodies from above")
         return
-    if out.suffix:
-        raise ValueError(f"--out takes a .png file or a folder, found {out}")
     for i, clothes in enumerate(files[0]):
         for j, body in enumerate(files[1]):
             save_png(out / f"{i:03d}-{clothes.stem}-on-{j:03d}-{body.stem}.png", painted[i, j])
@@ -143,7 +144,7 @@ def features(
     warn(opened.note)
     if data:
         say(f"wrote {out}: {len(found['query_ids']):,} queries, {len(found['gallery_ids']):,} gallery images")
-        say(f"next: dgnb evaluate --features {out} --metric dot")
+        say(f"next: dgnb evaluate --features {shlex.quote(str(out))} --metric dot")
     else:
         say(f"wrote {out}: {len(found['names']):,} images, f_prim and f_fine of {found['f_prim'].shape[1]} numbers each, joined of {found['joined'].shape[1]}")
 
@@ -178,7 +179,7 @@ def import_released(
     said = ", ".join(f"{sum(part in name for name in skipped)} of {kind}" for kind, part in kinds.items() if any(part in name for name in skipped))
     say(f"iteration {found['iteration']:,}, {found['identities']} identities, {found['parameters']:,} parameters; left out as unused: {said or 'nothing'}")
     say(f"made {run.folder}")
-    say(f"next: dgnb swap --model {run.folder} --appearance A.jpg --structure B.jpg")
+    say(f"next: dgnb swap --model {shlex.quote(str(run.folder))} --appearance A.jpg --structure B.jpg")
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from pathlib import Path
 
 from .layouts import DiskSet, image_files
@@ -68,7 +69,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8 ({error}); save it as 'CSV UTF-8'") from None
     if not rows or not {"path", "camera"} <= set(rows[0]):
-        raise ValueError(f"{path} needs a header with the columns path and camera (and optionally split) and at least one row")
+        found = f"columns {', '.join(rows[0])}" if rows else "no row"
+        raise ValueError(f"{path} needs a header with the columns path and camera (and optionally split), separated by commas, and at least one row; found {found}")
     return rows
 
 
@@ -87,8 +89,10 @@ def read_table(
     """Cameras and splits of images; a ValueError names the line that cannot be right."""
     rows, table = read_rows(path), {}
     number = number_cameras({row["camera"] for row in rows})
+    spelled = {unicodedata.normalize("NFC", name): name for name in files}
     for line, row in enumerate(rows, 2):
         name, split = row["path"].replace("\\", "/"), row.get("split", "")
+        name = name if name in files else spelled.get(unicodedata.normalize("NFC", name), name)
         if name not in files and strict:
             raise ValueError(f"{path} line {line}: no image {name!r} in the set; paths are relative to its folder (strict=False, --partial: go without)")
         if name not in files:
@@ -97,7 +101,8 @@ def read_table(
             raise ValueError(f"{path} line {line}: no camera for {name}; name one, or do without the table")
         if split and split not in SPLITS:
             raise ValueError(f"{path} line {line}: unknown split {split!r}; valid: {', '.join(SPLITS)}")
-        table[name] = (number[row["camera"]], split)
+        if table.setdefault(name, (number[row["camera"]], split)) != (number[row["camera"]], split):
+            raise ValueError(f"{path} line {line}: {name} was listed before, with another camera or split; keep one line")
     if strict and len(table) < len(files):
         first = next(name for name in files if name not in table)
         raise ValueError(f"{path} lists {len(table)} of {len(files)} images; the first missing is {first}. Add it, or leave such images out (strict=False, --partial)")

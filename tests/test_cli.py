@@ -91,6 +91,7 @@ def test_a_planned_item_is_neither_run_nor_verified(dgnb, tmp_path, monkeypatch)
     (("list", "dgnet-tabel3"), "unknown item 'dgnet-tabel3'. Did you mean dgnet-table3"),
     (("run", "dgnet-table3", "--data", "/tmp/no-such-folder"), "data: there is no /tmp/no-such-folder, the folder that holds the real sets"),
     (("data", "check", "mannequin-market", "--cameras", "x.csv"), "has its cameras: leave out --cameras"),
+    (("swap", "--appearance", "a.png", "--structure", "b.png", "--out", "c.jpg"), "--out takes a .png file or a folder, found c.jpg"),
     (("data", "check", "/tmp/no-such-folder"), "'/tmp/no-such-folder' is no folder and no set"),
     (("evaluate", "--features", "/tmp/no-such.npz"), "/tmp/no-such.npz"),
 ])

@@ -537,3 +537,23 @@ def test_data_cards_state_the_counts_that_the_loaders_check():
         assert rows[title][0] == f"`{layout.name}`"
         assert (train, people) == known["train"] and query == known["query"][0] and gallery == known["gallery"][0] and cameras == layout.cameras
     assert "withdrawn" in rows["DukeMTMC-reID"][6] and not any("http" in line for line in page.splitlines() if "Duke" in line)
+
+
+def test_a_table_finds_names_that_another_system_spelled_and_contradicts_nobody(tmp_path):
+    """An accent may be a character of its own in the table or in the folder; a picture listed twice must be said to be in one place; a semicolon is named."""
+    import unicodedata
+    root, names = tmp_path / "own", [f"{who}/{n} é.png" for who in ("Zoë", "ben") for n in range(4)]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 16)).save(root / name)
+    rows = [(unicodedata.normalize("NFD", name), 1 + k % 2) for k, name in enumerate(names)]
+    assert rows[0][0] != names[0]
+    found = load_image_set("folder", root, cameras=write_csv(tmp_path / "c.csv", rows, "path,camera"))
+    assert {r.name: r.camid for r in (*found.train, *found.query, *found.gallery)} == {name: 1 + k % 2 for k, name in enumerate(names)}
+    again = load_image_set("folder", root, cameras=write_csv(tmp_path / "d.csv", [*rows, rows[0]], "path,camera"))
+    assert again.query == found.query and again.train == found.train, "the same line twice does no harm"
+    with pytest.raises(ValueError, match="d.csv line 10: .* was listed before, with another camera or split; keep one line"):
+        load_image_set("folder", root, cameras=write_csv(tmp_path / "d.csv", [*rows, (names[0], 2)], "path,camera"))
+    (tmp_path / "e.csv").write_text("path;camera\nben/0 é.png;1\n")
+    with pytest.raises(ValueError, match="separated by commas, and at least one row; found columns path;camera"):
+        load_image_set("folder", root, cameras=tmp_path / "e.csv")
