@@ -5,7 +5,7 @@ The baseline below shares our layers and our mathematics (`released` recipe), bu
 directly, 6 of D, one backward of the sum, gradients that nobody reads, and optimizers that go from tensor to tensor. Its count agrees with what we counted in
 the released code itself (644.5 GFLOP for each image of a batch; 14,738 operations and 2,912 of the optimizers), which takes about 62 s and 15 GiB for a step on a 2-core Xeon.
 
-Every variant is a process of its own, and they step in turn, so that time, memory and losses come from the same steps: about twelve minutes on two quiet cores.
+Every variant is a process of its own, and they step in turn, so that time and memory come from the same steps: about twenty minutes on two quiet cores.
 `python benchmarks/bench_joint_step.py [--quick] [--batch N]`.
 """
 from __future__ import annotations
@@ -33,8 +33,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dgnb.backbones import build_network
+from dgnb.dgnet.appearance import BatchNorm
 from dgnb.dgnet.losses import TERMS, Networks, Views
 from dgnb.dgnet.step import DGNetSettings, JointStep, TwoStreams, dgnet_settings, make_networks, make_optimizers
+from dgnb.dgnet.structure import ConvBlock, InstanceNorm
 from dgnb.dgnet.teacher import Teacher
 from dgnb.worlds import make_world
 
@@ -57,10 +59,33 @@ class PlainLayerNorm(nn.Module):
         return x * self.weight.view(per_channel) + self.bias.view(per_channel)
 
 
+class PlainAdaptiveBlock(nn.Module):
+    """A block of G with AdaIN as the released code has it: batch norm of the images' channels, lined up."""
+
+    def __init__(self, block: nn.Module):  # ours, whose weights it shares
+        super().__init__()
+        self.first, self.second = block.first, block.second
+
+    def forward(self, x: torch.Tensor, style: torch.Tensor, convolved: None = None) -> torch.Tensor:
+        y = F.leaky_relu(self.adapt(self.first(x), style[:, 0], style[:, 1]), 0.2)
+        return x + self.adapt(self.second(y), style[:, 2], style[:, 3])
+
+    @staticmethod
+    def adapt(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        lined_up = x.reshape(1, -1, *x.shape[2:])
+        return F.batch_norm(lined_up, None, None, scale.reshape(-1), shift.reshape(-1), True, 0.0, 1e-5).view_as(x)
+
+
 def plainly(nets: Networks) -> Networks:
-    """The same networks with nothing clever inside: direct upsampling, plain layer norm."""
+    """The same networks with nothing clever inside: direct upsampling, torch's norms, padding also where there is nothing to pad."""
     for block in nets.decoder.up:
         block.how, block.norm = "direct", PlainLayerNorm(block.norm)
+    nets.decoder.blocks = nn.ModuleList([PlainAdaptiveBlock(block) for block in nets.decoder.blocks])
+    for module in [m for part in PARTS for m in getattr(nets, part).modules()]:
+        if isinstance(module, ConvBlock):
+            module.conv.__class__, module.conv.padding_mode = nn.Conv2d, "reflect"
+        elif isinstance(module, (InstanceNorm, BatchNorm)):
+            module.__class__ = nn.InstanceNorm2d if isinstance(module, InstanceNorm) else nn.BatchNorm2d
     return nets
 
 
@@ -304,8 +329,7 @@ VARIANTS = {  # name -> (ours, autocast, parts in channels-last order)
     "bfloat16, E_a channels-last": (True, torch.bfloat16, ("appearance", "teacher")),
     "bfloat16, all channels-last": (True, torch.bfloat16, (*PARTS, "teacher")),
 }
-COMPARED = "float32", "bfloat16, all channels-last"  # whose losses are compared over five steps
-STEPS = {"baseline": 3, COMPARED[0]: 5, COMPARED[1]: 5, "bfloat16": 2, "float32, E_a channels-last": 2, "bfloat16, E_a channels-last": 2}
+STEPS = {"baseline": 5, "float32": 5, "bfloat16, all channels-last": 5, "bfloat16": 2, "float32, E_a channels-last": 2, "bfloat16, E_a channels-last": 2}
 
 
 def make_step(variant: str, settings: DGNetSettings, classes: int, device: str = "cpu"):
@@ -333,7 +357,7 @@ def give_memory_back() -> None:
 
 
 def worker(variant: str, batch: int) -> None:
-    """A process that makes one step for each line it reads, and answers with seconds, processor seconds, losses and its peak memory."""
+    """A process that makes one step for each line it reads, and answers with seconds, processor seconds and its peak memory."""
     settings, classes = dgnet_settings("paper"), 751
     step = make_step(variant, settings, classes)
     for line in sys.stdin:
@@ -341,8 +365,8 @@ def worker(variant: str, batch: int) -> None:
         views = draw(settings, classes, batch, seed=number)
         torch.manual_seed(number)
         start, cpu = time.perf_counter(), time.process_time()
-        losses = {name: loss.item() for name, loss in step(views, FULL + number).items()}
-        answer = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "losses": losses, "memory": peak_memory()}
+        step(views, FULL + number)
+        answer = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "memory": peak_memory()}
         del views
         give_memory_back()
         print(json.dumps(answer), flush=True)
@@ -409,34 +433,48 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> fl
     return 2 * size**3 / best
 
 
-# --- losses at the small size
+# --- what rounding does to the losses
 
-def laptop_losses(steps: int) -> dict[str, list[dict]]:
-    """Losses of a training at laptop scale with all ramps full, on the same batches and with the same dropout: in 32 bits; in 16 bits with the same weights
-    at every step; in 16 bits as a training of its own; and in 32 bits from weights that differ in the seventh digit, to see how far rounding alone leads."""
-    settings = dgnet_settings("laptop", warmup_start=0, warmup_slope=1.0)
-    world = make_world("mannequin-market", "laptop")
-    start = build(settings, world.num_train_identities)
+def moved(nets: Networks) -> Networks:
+    """A copy whose weights differ in the seventh digit."""
+    nets = copy.deepcopy(nets)
+    with torch.no_grad():
+        for p in [p for part in PARTS for p in getattr(nets, part).parameters()]:
+            p.mul_(1 + 1e-7 * torch.randn(p.shape))
+    return nets
 
+
+def rounded_losses(settings: DGNetSettings, start: Networks, batches, steps: int, order: torch.memory_format = torch.preserve_format) -> dict[str, list[dict]]:
+    """Losses with all ramps full, on the same batches and with the same dropout: in 32 bits; in 16 bits with the same weights at every step; in 16 bits
+    as a training of its own; and in 32 bits from weights that differ in the seventh digit, to see how far rounding alone leads. `order` is that of the 16-bit maps."""
     def runner(nets: Networks, autocast: torch.dtype | None = None) -> Ours:
+        nets = copy.deepcopy(nets)
+        for module in vars(nets).values() if autocast else ():
+            module.to(memory_format=order)
         return Ours(nets, settings, make_optimizers(nets, settings), autocast)
 
-    moved = copy.deepcopy(start)
-    with torch.no_grad():
-        for part in PARTS:
-            for p in getattr(moved, part).parameters():
-                p.mul_(1 + 1e-7 * torch.randn(p.shape))
-    nets = copy.deepcopy(start)
-    steppers = {"float32": runner(nets), "own way": runner(copy.deepcopy(start), torch.bfloat16), "float32, moved": runner(moved)}
-    found, batches = {name: [] for name in (*steppers, "same weights")}, iter(TwoStreams(world, settings))
-    for n in range(steps):
-        views, now = next(batches), steppers | {"same weights": runner(copy.deepcopy(nets), torch.bfloat16)}
+    steppers = {"float32": runner(start), "own way": runner(start, torch.bfloat16), "float32, moved": runner(moved(start))}
+    found, exact = {name: [] for name in ("same weights", *steppers)}, steppers["float32"]
+    for n, views in zip(range(steps), batches):
+        now = {"same weights": runner(Networks(**exact.loop.plain_modules, teacher=exact.step.teacher), torch.bfloat16)} | steppers
         for name, optimizer in now["same weights"].loop.optimizers.items():  # D learns before it judges
-            optimizer.load_state_dict(copy.deepcopy(steppers["float32"].loop.optimizers[name].state_dict()))
-        for name in ("same weights", *steppers):
+            optimizer.load_state_dict(copy.deepcopy(exact.loop.optimizers[name].state_dict()))
+        for name, stepper in now.items():
             torch.manual_seed(n)
-            found[name].append({key: loss.item() for key, loss in now[name](views, FULL + n).items()})
+            found[name].append({key: loss.item() for key, loss in stepper(views, FULL + n).items()})
     return found
+
+
+def laptop_losses(steps: int) -> dict[str, list[dict]]:
+    """At laptop scale, on people."""
+    settings, world = dgnet_settings("laptop", warmup_start=0, warmup_slope=1.0), make_world("mannequin-market", "laptop")
+    return rounded_losses(settings, build(settings, world.num_train_identities), TwoStreams(world, settings), steps)
+
+
+def published_losses(steps: int, batch: int) -> dict[str, list[dict]]:
+    """At the published size, on random images."""
+    settings, classes = dgnet_settings("paper"), 751
+    return rounded_losses(settings, build(settings, classes), (draw(settings, classes, batch, seed=n) for n in range(steps)), steps, torch.channels_last)
 
 
 # --- rows
@@ -456,7 +494,7 @@ def count_rows(batch: int = 2) -> list[dict]:
 
 
 def clock_rows(batch: int, steps: dict[str, int], flops: dict[str, float]) -> list[dict]:
-    """Times, memory and losses at the published size."""
+    """Times and memory at the published size."""
     rates = {dtype: matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     done, rows = take_turns(batch, steps), []
     base, size = done.pop("baseline"), f"256x128, batch {batch} pairs"
@@ -467,21 +505,18 @@ def clock_rows(batch: int, steps: dict[str, int], flops: dict[str, float]) -> li
         rows += [row(f"step, {name}, {size}", base.median("cpu"), process.median("cpu"), "CPU s", count),
                  row(f"step, {name}, {size}", base.median("wall"), process.median("wall"), "s", f"{torch.get_num_threads()} threads; {share:.0%} of the {kind} rate of a matrix product, {rates[kind] / 1e9:.0f} GFLOP/s"),
                  row(f"memory, {name}, {size}", base.median("memory"), process.median("memory"), "GiB", f"peak of the process; {process.median('memory') / base.median('memory'):.2f} of the baseline's")]
-    exact, rounded = ([answer["losses"] for answer in done[name].answers] for name in COMPARED)
-    shared = min(len(exact), len(rounded))
-    difference, name = far_apart(rounded[:shared], exact[:shared])
-    return rows + [row(f"largest difference of a loss, {COMPARED[1]}, {shared} steps", 0.0, difference, "relative", f"to float32: {name}; mean over the steps, random images; at most 0.02 wanted", ratio="")]
+    return rows
 
 
-def laptop_rows(steps: int) -> list[dict]:
-    """16 bits against 32 at laptop scale."""
-    found = laptop_losses(steps)
+def rounding_rows(found: dict[str, list[dict]], size: str) -> list[dict]:
+    """16 bits against 32."""
     exact, rows = found.pop("float32"), []
     for name, what, note in (("same weights", "bfloat16 with the weights of the float32 training at every step", "at most 0.02 wanted"),
                              ("own way", "bfloat16, a training of its own", "from fresh weights, where a training is chaotic: compare the next row"),
                              ("float32, moved", "float32 from weights that differ in the seventh digit", "how far rounding alone leads")):
-        difference, loss = far_apart(found[name], exact)
-        rows.append(row(f"largest difference of a loss, laptop, {steps} steps: {what}", 0.0, difference, "relative", f"to float32: {loss}; mean over the steps; {note}", ratio=""))
+        (difference, loss), single = far_apart(found[name], exact), max(far_apart([one], [other])[0] for one, other in zip(found[name], exact))
+        rows.append(row(f"largest difference of a loss, {size}, {len(exact)} steps: {what}", 0.0, difference, "relative",
+                        f"to float32: {loss}; mean over the steps, {single:.2g} at most in a single one; {note}", ratio=""))
     return rows
 
 
@@ -523,12 +558,13 @@ def gpu_step(variant: str, compiled: bool, batch: int, warm: int = 10, steps: in
 
 
 def run(quick: bool = False, batch: int | None = None) -> list[dict]:
-    """All rows; quick: batch 2, one step each (two where losses are compared)."""
+    """All rows; quick: batch 2, one step each (two, and ten at laptop scale, where losses are compared)."""
     batch = batch or (2 if quick else 8)
     counts = count_rows()
-    steps = {name: 2 if name in COMPARED else 1 for name in STEPS} if quick else STEPS
+    steps = dict.fromkeys(STEPS, 1) if quick else STEPS
     flops = {"ours": counts[0]["ours"] * 1e9}
-    return counts + clock_rows(batch, steps, flops) + laptop_rows(10 if quick else 50) + gpu_rows(8, flops["ours"])
+    losses = rounding_rows(published_losses(2 if quick else 5, batch), "256x128, random images") + rounding_rows(laptop_losses(10 if quick else 50), "laptop")
+    return counts + clock_rows(batch, steps, flops) + losses + gpu_rows(8, flops["ours"])
 
 
 def main() -> None:

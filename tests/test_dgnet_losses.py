@@ -296,7 +296,10 @@ class Perfect(nn.Module):
     def styles(self, code):
         return code
 
-    def decode(self, structure, code):
+    def prepare(self, structure):
+        return structure
+
+    def decode(self, structure, code, prepared=None):
         return torch.cat([structure, code.view(len(code), 2, *structure.shape[2:])], 1)
 
     def forward(self, x, code=None):

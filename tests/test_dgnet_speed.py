@@ -97,8 +97,18 @@ def test_the_baseline_is_as_dear_as_the_released_code_and_not_dearer(counts):
 
 
 @pytest.mark.parametrize("coin", [True, False])
-def test_at_most_four_fifths_of_the_multiplications(counts, coin):
-    assert counts[coin].flops <= 0.80 * counts["baseline"].flops
+def test_little_more_than_three_quarters_of_the_multiplications(counts, coin):
+    """The four fifths that were asked for, and what came below them since."""
+    assert counts[coin].flops <= 0.772 * counts["baseline"].flops < 0.80 * counts["baseline"].flops
+
+
+def test_a_map_that_is_painted_thrice_is_convolved_once(monkeypatch):
+    """G's first convolution sees each of the 2B structures once for swap and both reconstructions, and once for the cycle."""
+    settings, nets = small()
+    seen = []
+    nets.decoder.blocks[0].first.register_forward_hook(lambda module, x, y: seen.append(len(x[0])))
+    bench.Ours(nets, settings, make_optimizers(nets, settings))(bench.draw(settings, K, 3, dtype=torch.float64), iteration(settings, True))
+    assert seen == [6, 6]
 
 
 @pytest.mark.parametrize("coin", [True, False])
@@ -110,3 +120,15 @@ def test_at_most_three_fifths_of_the_operations(counts, coin):
 def test_each_graph_is_used_up_before_the_next_is_made(counts, coin):
     """What lives at once of activations and gradients."""
     assert 0 < counts[coin].most_alive <= 0.6 * counts["baseline"].most_alive
+
+
+def test_rounding_is_told_from_what_it_leads_to():
+    """A 16-bit step with the float32 training's weights is the 16-bit training's own at the first step, and not at the second."""
+    settings = dgnet_settings("smoke", **SMALL)
+    batches = [bench.draw(settings, K, 3, seed=n) for n in range(2)]
+    found = bench.rounded_losses(settings, bench.build(settings, K), batches, 2, torch.channels_last)
+    assert set(found) == {"float32", "same weights", "own way", "float32, moved"} and all(len(steps) == 2 for steps in found.values())
+    assert found["same weights"][0] == found["own way"][0] != found["float32"][0] and found["same weights"][1] != found["own way"][1]
+    assert found["float32, moved"][0] == pytest.approx(found["float32"][0], rel=1e-3) and found["same weights"][1] == pytest.approx(found["float32"][1], rel=0.05)
+    rows = bench.rounding_rows(found, "here")
+    assert len(rows) == 3 and "here, 2 steps" in rows[0]["what"] and 0 < rows[0]["ours"] < 0.05

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .structure import ConvBlock
+from .structure import ConvBlock, normalise_channels
 from ..scales import choose
 
 # %% auto #0
@@ -24,10 +24,7 @@ def adaptive_instance_norm(
     eps: float = 1e-5,  # added to the (biased) variance
 ) -> torch.Tensor:  # B x C x H x W
     """Give each channel of each image the deviation |scale| and the mean shift (AdaIN)."""
-    batch, channels, height, width = x.shape
-    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype  # in which batch_norm then keeps the statistics
-    lined_up = x.reshape(1, batch * channels, height, width)
-    return F.batch_norm(lined_up, None, None, scale.reshape(-1).to(wide), shift.reshape(-1).to(wide), True, 0.0, eps).view(batch, channels, height, width)
+    return normalise_channels(x, scale, shift, eps)
 
 # %% ../../nbs/2_dgnet/03_decoder.ipynb #c2defd14
 class AdaptiveResidualBlock(nn.Module):
@@ -41,8 +38,9 @@ class AdaptiveResidualBlock(nn.Module):
         self,
         x: torch.Tensor,  # B x C x H x W
         style: torch.Tensor,  # B x 4 x C: scale and shift of the first norm, scale and shift of the second
+        convolved: torch.Tensor | None = None,  # x after the first convolution, where somebody has it already
     ) -> torch.Tensor:  # B x C x H x W
-        y = F.leaky_relu(adaptive_instance_norm(self.first(x), style[:, 0], style[:, 1]), 0.2)
+        y = F.leaky_relu(adaptive_instance_norm(self.first(x) if convolved is None else convolved, style[:, 0], style[:, 1]), 0.2)
         return x + adaptive_instance_norm(self.second(y), style[:, 2], style[:, 3])
 
 # %% ../../nbs/2_dgnet/03_decoder.ipynb #db68fc45
@@ -180,7 +178,7 @@ class UpBlock(nn.Module):
 class Decoder(nn.Module):
     """G (DG-Net, Table 7): a structure map and an appearance code to an image of four times the map's height and width."""
 
-    forward_methods = ("decode",)
+    forward_methods = ("prepare", "decode")
 
     def __init__(
         self,
@@ -198,17 +196,22 @@ class Decoder(nn.Module):
         self.up = nn.Sequential(UpBlock(channels, half, upsampling), UpBlock(half, quarter, upsampling))
         self.out = nn.Sequential(ConvBlock(quarter, quarter), ConvBlock(quarter, quarter), ConvBlock(quarter, 3, 1, act=False))
 
+    def prepare(self, structure: torch.Tensor) -> torch.Tensor:  # B x channels x h x w -> the same shape
+        """The first convolution, which comes before any style: once for a map that is painted in several styles."""
+        return self.blocks[0].first(structure)
+
     def decode(
         self,
         structure: torch.Tensor,  # B x channels x h x w
         styles: torch.Tensor,  # B x blocks x 4 x channels, from `self.styles`
+        prepared: torch.Tensor | None = None,  # `self.prepare(structure)`, where somebody has it already
     ) -> torch.Tensor:  # B x 3 x 4h x 4w, in normalised units, unbounded
         """Paint a structure map with styles. `ValueError` for a map of other channels."""
         if structure.ndim != 4 or structure.shape[1] != self.channels:
             raise ValueError(f"the decoder was made for structure maps of {self.channels} channels, this one is {' x '.join(map(str, structure.shape))}: "
                              "take the structure encoder that it was made with (channels=E_s.channels)")
         for n, block in enumerate(self.blocks):
-            structure = block(structure, styles[:, n])
+            structure = block(structure, styles[:, n], None if n else prepared)
         return self.out(self.up(structure))
 
     def forward(self, structure: torch.Tensor, code: torch.Tensor) -> torch.Tensor:  # B x channels x h x w; B x code_size -> B x 3 x 4h x 4w

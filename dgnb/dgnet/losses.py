@@ -153,9 +153,9 @@ def generate(nets: Networks, views: Views, recipe: Recipe) -> Generated:
     with torch.no_grad() if recipe.detach_code else nullcontext():
         codes = look_at(nets.appearance, [*views.image, *views.positive], recipe.together).code
     structure = nets.structure(torch.cat(views.image))
-    s_a, s_b = structure.chunk(2)
     own, other = nets.decoder.styles(codes).chunk(2)
-    images = nets.decoder.decode(torch.cat([s_b, s_a, s_a, s_b, s_a, s_b]), torch.cat([own, own, other]))
+    six = [torch.cat([x.roll(len(x) // 2, 0), x, x]) for x in (structure, nets.decoder.prepare(structure))]
+    images = nets.decoder.decode(six[0], torch.cat([own, own, other]), six[1])
     return Generated(codes.chunk(2)[0], structure, *images.chunk(3))
 
 # %% ../../nbs/2_dgnet/05_losses.ipynb #24390a41

@@ -26,7 +26,7 @@ from ..worlds import ReIDSet
 
 # %% auto #0
 __all__ = ['DGNET_SCALES', 'DGNetSettings', 'dgnet_settings', 'TwoStreams', 'make_networks', 'make_optimizers', 'weights_of',
-           'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'encode', 'reconstruct', 'Stages']
+           'clear', 'move', 'descend', 'average_gradients', 'JointStep', 'Cut', 'encode', 'reconstruct', 'Stages']
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #2eb4a0f2
 @dataclass(frozen=True)
@@ -302,19 +302,33 @@ class JointStep:
         return terms
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #f887b29d
-def encode(nets: Networks, views: Views, recipe: Recipe) -> tuple[Generated, torch.Tensor, torch.Tensor]:
-    """Codes, structure and swaps with the structure cut off from E_s; the end on E_s's side; the positives' codes."""
+class Cut:
+    """Tensors cut off from what made them: gradients add up at the loose ends, and `mend` carries the sums back."""
+
+    def __init__(self, *made: torch.Tensor):  # with a history
+        self.made, self.loose = made, [x.detach().requires_grad_() for x in made]
+
+    def mend(self, weights: list[torch.Tensor]) -> None:  # that had a part in making them
+        """Add the gradients of the weights."""
+        pulled = [(x, end.grad) for x, end in zip(self.made, self.loose) if end.grad is not None]
+        if pulled:
+            torch.autograd.backward(*zip(*pulled), inputs=weights)
+
+
+def encode(nets: Networks, views: Views, recipe: Recipe) -> tuple[Generated, Cut, torch.Tensor]:
+    """Codes, structure and swaps; where the structure and G's first convolution of it are cut off; the positives' codes."""
     with torch.no_grad():
         own, other = look_at(nets.appearance, [*views.image, *views.positive], recipe.together).code.chunk(2)
     structure = nets.structure(torch.cat(views.image))
-    loose = structure.detach().requires_grad_()
-    s_a, s_b = loose.chunk(2)
-    return Generated(own, loose, nets.decoder(torch.cat([s_b, s_a]), own), None, None), structure, other
+    cut = Cut(structure, nets.decoder.prepare(structure))
+    s, prepared = (x.roll(len(x) // 2, 0) for x in cut.loose)  # b's structure for a's appearance
+    return Generated(own, cut.loose[0], nets.decoder.decode(s, nets.decoder.styles(own), prepared), None, None), cut, other
 
 
-def reconstruct(nets: Networks, made: Generated, other: torch.Tensor) -> Generated:
+def reconstruct(nets: Networks, made: Generated, cut: Cut, other: torch.Tensor) -> Generated:
     """Add both kinds of reconstruction to what `encode` gave; `other` are the positives' codes."""
-    images = nets.decoder(torch.cat([made.structure, made.structure]), torch.cat([made.code, other]))
+    s, prepared = (torch.cat([x, x]) for x in cut.loose)
+    images = nets.decoder.decode(s, nets.decoder.styles(torch.cat([made.code, other])), prepared)
     return Generated(made.code, made.structure, made.swapped, *images.chunk(2))
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #1b66499f
@@ -337,11 +351,11 @@ class _Stages:
         self.pull("encoder", terms)
         return {name: loss.detach() for name, loss in terms.items()}
 
-    def images(self, made: Generated, other: torch.Tensor) -> dict[str, torch.Tensor]:
+    def images(self, made: Generated, cut: Cut, other: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the generator learns from reconstructions."""
         with self.loop.fabric.autocast():
-            terms = image_terms(self.views, reconstruct(self.nets, made, other))
-        self.pull("generator", terms, [made.structure])
+            terms = image_terms(self.views, reconstruct(self.nets, made, cut, other))
+        self.pull("generator", terms, cut.loose)
         return {name: loss.detach() for name, loss in terms.items()}
 
 # %% ../../nbs/2_dgnet/05b_step.ipynb #5a7e51a6
@@ -351,17 +365,16 @@ class Stages(_Stages):
     def run(self) -> dict[str, torch.Tensor]:  # losses by name
         """Paint the swaps, teach D, collect gradients for the others; they move at the end."""
         with self.loop.fabric.autocast():
-            made, structure, other = encode(self.nets, self.views, self.recipe)
+            made, cut, other = encode(self.nets, self.views, self.recipe)
             critic = critic_terms(self.nets, self.views, made, self.recipe)
         descend(self.loop, {"critic": critic["d"] + self.step.settings.r1 * critic["r1"]})
         clear(self.loop, "encoder", "generator")
-        terms = self.real() | self.images(made, other) | self.painted(made)
-        if made.structure.grad is not None:
-            structure.backward(made.structure.grad, inputs=list(self.nets.structure.parameters()))
+        terms = self.real() | self.images(made, cut, other) | self.painted(made, cut)
+        cut.mend(weights_of(self.loop, ["generator"]))
         move(self.loop, "encoder", "generator")
         return terms | critic
 
-    def painted(self, made: Generated) -> dict[str, torch.Tensor]:
+    def painted(self, made: Generated, cut: Cut) -> dict[str, torch.Tensor]:
         """What E_a and the generator learn from swaps, by one pass of E_a for both."""
         feeding, coin = self.recipe.feed != "off" and bool(self.weights["prim"] or self.weights["fine"]), self.step.coin(self.loop.iteration)
         with self.loop.fabric.autocast():
@@ -369,5 +382,5 @@ class Stages(_Stages):
             terms = fooling_term(self.nets, made, self.recipe) | code_terms(self.nets, self.views, made, looks, self.weights, self.recipe, coin)
             fed = feed_terms(self.nets, self.views, made, looks.student, self.recipe) if feeding else {}
         self.pull("encoder", fed, again=True)
-        self.pull("generator", terms, [made.structure])
+        self.pull("generator", terms, cut.loose)
         return {name: loss.detach() for name, loss in (terms | fed).items()}
