@@ -230,6 +230,11 @@ def test_links_callouts_and_code():
     assert "(https://example.org)" in made and f"({settings['git_url']}/blob/{settings['branch']}/CITATION.cff)" in made
 
 
+def test_verdicts_in_tables_have_their_marks():
+    made = notebooks.marked("Here *holds* stays.\n\n| a | *holds* | *not run* |\n| *fails* a | *within noise* |")
+    assert made.startswith("Here *holds* stays.") and '<span class="verdict holds">holds</span>' in made and '<span class="verdict not-run">not run</span>' in made and "*fails* a" in made
+
+
 def test_dead_links_are_found(monkeypatch):
     monkeypatch.setattr(notebooks, "DEAD", [])
     notebooks.markdown("[gone](gone.ipynb)", "nbs/2_dgnet/00_teacher.ipynb")
@@ -311,6 +316,20 @@ def test_main_pages_open_from_disk(site, browser, name):
     assert not browser.value("!!document.querySelector('mjx-merror, [data-mjx-error]')")
     assert not browser.errors
     assert not [address for address in browser.asked if not re.match("file:|data:|blob:", address)]
+
+
+def test_long_lines_of_code_wrap_and_are_copied_as_written(site, browser):
+    """In a window of usual width nothing of a cell is hidden at the right, and what is selected is the cell's source."""
+    place = "2_dgnet/02_structure"
+    written = ["\n".join(line for line in "".join(cell["source"]).splitlines() if not line.startswith("#|")).strip()
+               for cell in json.loads((notebooks.NBS / f"{place}.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" and "class StructureEncoder" in "".join(cell["source"])]
+    browser.open((site / f"{place}.html").as_uri())
+    browser.wait("document.querySelectorAll('pre.wrapped').length > 10")
+    assert browser.value("[...document.querySelectorAll('pre.wrapped')].every(pre => pre.scrollWidth <= pre.clientWidth + 1)")
+    copied = browser.value("(() => { const pre = [...document.querySelectorAll('pre.wrapped')].find(p => p.textContent.includes('class StructureEncoder')), r = document.createRange();"
+                           " r.selectNodeContents(pre); getSelection().removeAllRanges(); getSelection().addRange(r); return getSelection().toString(); })()")
+    assert len(written) == 1 and copied.rstrip() == written[0]
+    assert browser.value("[...document.querySelectorAll('div.cell.tag_exercise')].every(c => getComputedStyle(c, '::before').content.length > 5)")
 
 
 def test_search_finds_a_lesson(site, browser):
