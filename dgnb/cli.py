@@ -146,8 +146,19 @@ def _run(jobs, workers: int, dask: str, ship: bool) -> int:
     for outcome in done:
         if Path(outcome.folder).name != outcome.scale:
             say(f"{outcome.item}: with changed parameters, in {outcome.folder}")
+    if len(done) > 1:
+        _overview([Path(outcome.folder) for outcome in done], done[0].scale)
     stopped = len(outcomes) < len(jobs) or any(outcome.cause == STOPPED for outcome in outcomes)
     return 130 if stopped else 1 if failed else 0
+
+
+def _overview(folders: list[Path], scale: str) -> None:
+    """Print every claim of some results, and write the page."""
+    from dgnb.overview import claim_lines, claims_in, counts, write_overview
+    for line in columns(claim_lines(folders)):
+        say(line)
+    if page := write_overview(folders, scale):
+        say(f"{counts(list(claims_in(folders)))}; the same with links: {page}")
 
 
 def _shipped(job, outcome):
