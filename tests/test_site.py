@@ -235,6 +235,13 @@ def test_verdicts_in_tables_have_their_marks():
     assert made.startswith("Here *holds* stays.") and '<span class="verdict holds">holds</span>' in made and '<span class="verdict not-run">not run</span>' in made and "*fails* a" in made
 
 
+def test_titles_and_subtitles_are_found():
+    """A chapter's page lists what each notebook is about."""
+    found = {path.name: notebooks.title_of(path) for path in notebooks.all_notebooks() if path.parent.name[:1].isdigit()}
+    assert found["03_attention.ipynb"] == ("Temporal attention", "Fill the hole with pieces of the neighbouring frames that look like what was guessed; and what the printed softmax does to that plan.")
+    assert all(title and words for title, words in found.values()), [name for name, said in found.items() if not all(said)]
+
+
 def test_dead_links_are_found(monkeypatch):
     monkeypatch.setattr(notebooks, "DEAD", [])
     notebooks.markdown("[gone](gone.ipynb)", "nbs/2_dgnet/00_teacher.ipynb")

@@ -183,7 +183,7 @@ def title_of(path: Path) -> tuple[str, str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = next(source(cell) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
-    found = re.match(r"# (.+)\n\s*(?:\n> (.+))?", text)
+    found = re.match(r"# (.+)(?:\s*\n> (.+))?", text)
     return found[1].strip(), (found[2] or "").strip()
 
 
