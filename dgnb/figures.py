@@ -25,9 +25,9 @@ from .sheets import draw_sheet, labels_of, per_tile, rows_of
 from .tables import TABLES, table, table_csv, table_latex, table_markdown
 
 # %% auto #0
-__all__ = ['PALETTE', 'THEMES', 'DPI', 'FRAMES', 'LINES', 'HATCHES', 'COLUMN_CM', 'use_style', 'new_figure', 'figure_png', 'show',
-           'as_uint8', 'image_grid', 'ranked_list', 'heat', 'activation_map', 'curves', 'bars', 'write_file',
-           'figure_svg', 'figure_pdf', 'save_figure', 'save_table']
+__all__ = ['PALETTE', 'THEMES', 'DPI', 'FRAMES', 'LINES', 'HATCHES', 'COLUMN_CM', 'use_style', 'new_figure', 'figure_png',
+           'small_png', 'show', 'as_uint8', 'image_grid', 'ranked_list', 'heat', 'activation_map', 'curves', 'bars',
+           'write_file', 'figure_svg', 'figure_pdf', 'save_figure', 'save_table']
 
 # %% ../nbs/1_foundations/01_figures.ipynb #34d5e0cb
 PALETTE = {  # Okabe and Ito's colour-blind safe set, in the order in which lines take them
@@ -100,6 +100,15 @@ def figure_png(
     (image.quantize(colours, kmeans=3) if colours else image).save(packed, format="png", optimize=True)
     return packed.getvalue()
 
+def small_png(data: bytes) -> bytes:  # a PNG without transparent parts
+    """A chart (up to 4,096 colours) with a palette of 256, if that is smaller and changes a pixel by less than a quarter of one of 255 levels on average; else as it is."""
+    image, packed = Image.open(io.BytesIO(data)), io.BytesIO()
+    if image.mode == "P" or (image := image.convert("RGB")).getcolors(4096) is None: return data
+    small = image.quantize(256, kmeans=1, dither=Image.Dither.NONE)
+    small.save(packed, format="png", optimize=True)
+    unlike = np.abs(np.asarray(image, np.int16) - np.asarray(small.convert("RGB"), np.int16)).mean()
+    return packed.getvalue() if unlike < 0.25 and packed.tell() < len(data) else data
+
 # %% ../nbs/1_foundations/01_figures.ipynb #e679457b
 def _in_notebook() -> bool:
     """Whether an IPython session is running."""
@@ -117,7 +126,8 @@ def show(
     alt = _checked_alt(alt)
     if "matplotlib.pyplot" in sys.modules: sys.modules["matplotlib.pyplot"].close(fig)
     if not _in_notebook(): return fig
-    png = base64.b64encode(figure_png(fig, dpi, colours)).decode()
+    png = figure_png(fig, dpi, colours)
+    png = base64.b64encode(png if colours else small_png(png)).decode()
     sys.modules["IPython"].display.display({"image/png": png, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 # %% ../nbs/1_foundations/01_figures.ipynb #1e93a93e
@@ -365,7 +375,8 @@ def save_figure(
     if matplotlib.colors.to_hex(fig.get_facecolor()) != THEMES["light"]["paper"]: raise ValueError("only figures drawn after use_style('light') are saved")
     themes = {"": "light"} if colours else {"": "light", "-dark": "dark"}  # a sheet of photographs is the same on a dark page
     drawings = {f"{name}{end}.svg": figure_svg(fig, alt, theme, colours) for end, theme in themes.items()}
-    files = {f"{name}.png": figure_png(fig, dpi, colours), **drawings, f"{name}.txt": alt + "\n"}
+    png = figure_png(fig, dpi, colours)
+    files = {f"{name}.png": png if colours else small_png(png), **drawings, f"{name}.txt": alt + "\n"}
     if pdf_width is not None: files[f"{name}.pdf"] = figure_pdf(fig, pdf_width)
     files["record.json"] = _record_text(folder / "record.json", record, name, {"alt": alt, "files": sorted(files)})
     return [write_file(folder / file, data) for file, data in files.items()]

@@ -1,10 +1,12 @@
 """Figures: refused without words, readable without colour, the same bytes for the same input."""
+import base64
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 
 from dgnb import figures
 from dgnb.figures import (FRAMES, LINES, PALETTE, THEMES, activation_map, as_uint8, bars, curves, figure_pdf, figure_png, figure_svg, heat, image_grid,
-                          new_figure, ranked_list, save_figure, save_table, show, table, table_csv, table_latex, table_markdown, use_style, write_file)
+                          new_figure, ranked_list, save_figure, save_table, show, small_png, table, table_csv, table_latex, table_markdown, use_style, write_file)
 
 ALT = "A grey square beside a white one."
 
@@ -67,7 +69,7 @@ def test_show_in_ipython_displays_png_and_words(monkeypatch):
     (data, raw, metadata), = shown
     assert raw and data["text/plain"] == "one grey tile" == metadata["image/png"]["alt"]
     import base64
-    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).mode == "RGB"
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).format == "PNG"
 
 
 def test_show_closes_pyplot_figures(monkeypatch):
@@ -395,6 +397,25 @@ def test_fewer_colours_make_a_smaller_file_that_looks_alike():
     full, few = figure_png(fig), figure_png(fig, colours=64)
     read = lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
     assert len(few) < 0.6 * len(full) and abs(read(full) - read(few)).mean() < 12
+
+
+def test_a_chart_gets_a_palette_and_a_photograph_does_not():
+    chart = figure_png(curves(range(99), {"a": np.sin(np.linspace(0, 9, 99)), "b": np.cos(np.linspace(0, 9, 99))}))
+    photo = figure_png(image_grid(np.random.default_rng(0).random((2, 64, 32, 3)), scale=2))
+    small, read = small_png(chart), lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
+    assert Image.open(io.BytesIO(small)).mode == "P" and len(small) < 0.7 * len(chart) and 0 <= abs(read(chart) - read(small)).mean() < 0.25
+    assert small_png(photo) == photo and small_png(small) == small
+
+
+def test_what_is_stored_is_small(tmp_path, monkeypatch):
+    fig = curves(range(99), {"a": np.sin(np.linspace(0, 9, 99))})
+    save_figure(fig, tmp_path, alt=ALT, record={}, dpi=90)
+    assert (tmp_path / "figure.png").read_bytes() == small_png(figure_png(fig, 90)) != figure_png(fig, 90)
+    shown = []
+    monkeypatch.setattr(figures, "_in_notebook", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=lambda data, **rest: shown.append(data))))
+    show(fig, alt=ALT)
+    assert base64.b64decode(shown[0]["image/png"]) == small_png(figure_png(fig))
 
 
 def test_tables_are_saved_in_three_forms(tmp_path):

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgnb import run_store
-from dgnb.run_store import RECIPES, DamagedRun, MissingRun, RunSpec, RunStore, RunStoreError, UnknownRecipe, kept_weights, plain, recipe, thaw
+from dgnb.run_store import RECIPES, DamagedRun, MissingRun, RunSpec, RunStore, RunStoreError, UnknownRecipe, kept_weights, narrowed, plain, recipe, thaw
 from dgnb.safe_files import StoreError
 
 torch.set_num_threads(1)
@@ -255,6 +256,36 @@ def test_shipping_leaves_weights_behind_unless_asked(store, spec):
     assert store.get(spec, weights=True).shipped is False
     assert store.ship(spec, weights=True) and store.get(spec, weights=True).shipped
     assert store.ship(spec) and store.get(spec, weights=True).shipped  # shipped again with an item's record, it keeps them
+
+
+@given(st.lists(st.integers(-2**15 - 1, 2**15), max_size=6), st.sampled_from([np.int16, np.int32, np.int64, np.uint8, np.float32]))
+@settings(max_examples=40, deadline=None)
+def test_narrowed_arrays_hold_the_same_numbers(values, kind):
+    values = [v % 200 for v in values] if kind == np.uint8 else [max(-2**15, min(v, 2**15 - 1)) for v in values] if kind == np.int16 else values
+    data = safetensors.numpy.save({"a": np.array(values, kind), "b": np.array([0.1, np.nan], np.float32), "c": np.array([True])})
+    found = safetensors.numpy.load(narrowed(data))
+    assert np.array_equal(found["a"], np.array(values, kind)) and found["b"].tobytes() == np.array([0.1, np.nan], np.float32).tobytes() and found["c"].dtype == bool
+    whole = kind in (np.int32, np.int64)
+    assert found["a"].dtype == (np.int16 if whole and all(-2**15 <= v < 2**15 for v in values) else kind)
+    assert narrowed(narrowed(data)) == narrowed(data)
+
+
+def test_shipped_whole_numbers_are_small_and_read_as_before(store):
+    spec = RunSpec("ranks")
+
+    @recipe("ranks")
+    def ranks(context):
+        context.save_metrics({"n": 3})
+        context.save_per_query({"first_rank": np.array([1, 30_000, 7], np.int32), "far": np.array([40_000], np.int32), "ap": np.array([0.5], np.float32)})
+    local = store.get(spec, train=True)
+    folder = store.ship(spec)
+    kept, run = safetensors.numpy.load((folder / "per_query.safetensors").read_bytes()), store.get(spec)
+    assert kept["first_rank"].dtype == np.int16 and kept["far"].dtype == np.int32 and run.shipped
+    for name, array in local.per_query.items():
+        assert run.per_query[name].dtype == array.dtype and np.array_equal(run.per_query[name], array)
+    assert (10 * run.per_query["first_rank"]).max() == 300_000  # no overflow
+    before = (folder / "per_query.safetensors").read_bytes()
+    assert store.ship(spec) == folder and (folder / "per_query.safetensors").read_bytes() == before
 
 
 def test_shipping_refuses_what_is_too_large_or_too_precise(store, spec):
