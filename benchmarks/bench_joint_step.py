@@ -83,7 +83,7 @@ def plainly(nets: Networks) -> Networks:
     nets.decoder.blocks = nn.ModuleList([PlainAdaptiveBlock(block) for block in nets.decoder.blocks])
     for module in [m for part in PARTS for m in getattr(nets, part).modules()]:
         if isinstance(module, ConvBlock):
-            module.conv.__class__, module.conv.padding_mode = nn.Conv2d, "reflect"
+            module.conv.padding_mode = "reflect"
         elif isinstance(module, (InstanceNorm, BatchNorm)):
             module.__class__ = nn.InstanceNorm2d if isinstance(module, InstanceNorm) else nn.BatchNorm2d
     return nets

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dgnb.dgnet.structure import ASPP, ConvBlock, InstanceNorm, ReflectedConv2d, ResidualBlock, StructureEncoder, grey
+from dgnb.dgnet.structure import ASPP, ConvBlock, InstanceNorm, ResidualBlock, StructureEncoder, grey
 from dgnb.layers import count_parameters, layer_table
 from dgnb.scales import generator, seed_everything
 
@@ -154,22 +154,3 @@ def test_bfloat16_keeps_statistics_in_32_bits():
     assert (coarse - exact).square().mean().sqrt() < 0.05 and coarse.mean((2, 3)).abs().max() < 0.02
     coarse.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
-
-
-# --- reflection
-
-@pytest.mark.parametrize("kernel, dilation, stride", [(3, 1, 1), (3, 1, 2), (3, 3, 1), (5, 1, 1), (5, 2, 2)])
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_reflected_convolution_is_torchs_also_when_differentiated_twice(kernel, dilation, stride, order):
-    conv = ReflectedConv2d(2, 3, kernel, stride, dilation * (kernel - 1) // 2, dilation, padding_mode="reflect").double()
-    plain = nn.Conv2d(2, 3, kernel, stride, dilation * (kernel - 1) // 2, dilation, padding_mode="reflect").double()
-    plain.load_state_dict(conv.state_dict())
-    x = torch.randn(2, 2, 9, 8, dtype=torch.float64).to(memory_format=order)
-    found = []
-    for one in (plain, conv):
-        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        y = one(leaf)
-        slope, = torch.autograd.grad(y.pow(3).sum(), leaf, create_graph=True)
-        found.append([y, slope, *torch.autograd.grad(slope.square().sum(), [leaf, *one.parameters()])])
-    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(*found))
-    assert found[1][1].is_contiguous(memory_format=order)

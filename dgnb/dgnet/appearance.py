@@ -80,11 +80,12 @@ class _Normalise(torch.autograd.Function):
 
 # %% ../../nbs/2_dgnet/01_appearance.ipynb #ba7c0002
 class BatchNorm(nn.BatchNorm2d):
-    """Torch's batch norm, but for rounding; in training on a CPU, in 32 bits or more, it measures faster."""
+    """Torch's batch norm, but for rounding; in training on a CPU, in 32 bits or more, it measures large maps faster."""
+    least = 2**18  # numbers in a map that is worth the trouble
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x C x H x W -> the same shape
         fast = self.training and self.affine and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-        if not (fast and x.is_contiguous() and x.numel() > x.shape[1]):
+        if not (fast and x.is_contiguous() and x.numel() >= self.least and x.numel() > x.shape[1]):
             return super().forward(x)
         y, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats and self.running_mean is not None:

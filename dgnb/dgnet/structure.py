@@ -14,8 +14,7 @@ from torch import nn
 from ..scales import choose
 
 # %% auto #0
-__all__ = ['NORMS', 'grey', 'fold', 'ReflectedConv2d', 'normalise_channels', 'InstanceNorm', 'ConvBlock', 'ResidualBlock', 'ASPP',
-           'StructureEncoder']
+__all__ = ['NORMS', 'grey', 'normalise_channels', 'InstanceNorm', 'ConvBlock', 'ResidualBlock', 'ASPP', 'StructureEncoder']
 
 # %% ../../nbs/2_dgnet/02_structure.ipynb #185c78bd
 def grey(
@@ -23,53 +22,6 @@ def grey(
 ) -> torch.Tensor:  # B x 1 x H x W
     """Mean of the three normalised channels, as in the released code (no luma weights)."""
     return images.mean(1, keepdim=True)
-
-# %% ../../nbs/2_dgnet/02_structure.ipynb #5f01d001
-def fold(gradient: torch.Tensor, pad: int) -> torch.Tensor:  # B x C x (H + 2 pad) x (W + 2 pad) -> B x C x H x W
-    """Add what reached the reflected frame to the pixels that it reflects."""
-    for dim in (2, 3):
-        size = gradient.shape[dim] - 2 * pad
-        inner = gradient.narrow(dim, pad, size).clone()
-        inner.narrow(dim, 1, pad).add_(gradient.narrow(dim, 0, pad).flip(dim))
-        inner.narrow(dim, size - 1 - pad, pad).add_(gradient.narrow(dim, size + pad, pad).flip(dim))
-        gradient = inner
-    return gradient
-
-
-class _Reflect(torch.autograd.Function):
-    """Reflection padding, whose gradient is folded."""
-
-    @staticmethod
-    def forward(ctx, x, pad):
-        ctx.pad = pad
-        return F.pad(x, (pad,) * 4, mode="reflect")
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return _Fold.apply(gradient, ctx.pad), None
-
-
-class _Fold(torch.autograd.Function):
-    """Folding, whose gradient is reflected."""
-
-    @staticmethod
-    def forward(ctx, gradient, pad):
-        ctx.pad = pad
-        return fold(gradient, pad)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return _Reflect.apply(gradient, ctx.pad), None
-
-# %% ../../nbs/2_dgnet/02_structure.ipynb #5f01d002
-class ReflectedConv2d(nn.Conv2d):
-    """Torch's convolution, with a faster way back through its reflection padding on a CPU (of maps in torch's usual order of memory)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x inputs x H x W -> B x outputs x h x w
-        faster = self.padding_mode == "reflect" and x.requires_grad and x.device.type == "cpu" and x.is_contiguous()
-        if not faster:
-            return super().forward(x)
-        return F.conv2d(_Reflect.apply(x, self.padding[0]), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 # %% ../../nbs/2_dgnet/02_structure.ipynb #5f01d005
 def normalise_channels(
@@ -115,7 +67,7 @@ class ConvBlock(nn.Module):
     ):
         super().__init__()
         mode = "reflect" if kernel > 1 else "zeros"  # nothing to pad, and reflecting nothing would still copy the map
-        self.conv = ReflectedConv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, padding_mode=mode)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, padding_mode=mode)
         self.norm = NORMS[choose(norm, NORMS, "normalisation")](outputs)
         self.act = act
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_in")
