@@ -13,8 +13,10 @@ from dgnb.run_store import RunSpec, RunStore, RunStoreError
 from dgnb.video_worlds import make_video_world
 from dgnb.vrstc.localizer import Rule
 from dgnb.vrstc.own_videos import find_run, is_synthetic, localize_tracklets, open_painter, open_scorer, open_tracklets, own_settings, repair_tracklets, train_tracklets
+from dgnb.vrstc.pipeline import against_twins
+from dgnb.vrstc.repair import RepairedSet, true_table
 from dgnb.vrstc.repairing import REPAIRS
-from dgnb.vrstc.stcnet import stcnet_spec
+from dgnb.vrstc.stcnet import load_stcnet, stcnet_spec
 from dgnb.vrstc.step import stcnet_settings
 from dgnb.vrstc.video_training import video_settings, video_spec
 
@@ -122,6 +124,23 @@ def test_a_copy_without_networks_says_what_to_do(people, tmp_path, dgnb, monkeyp
     for words, option in ((("localize", people, "-o", tmp_path / "out"), "--scorer RUN"), (("repair", people, "-o", tmp_path / "out"), "--model RUN")):
         status, _, err = dgnb(*words)
         assert status == 2 and option in err and "dgnb train stcnet --data mannequin-mars --scale laptop" in err and not (tmp_path / "out").exists()
+
+
+def test_painter_and_scorer_come_with_the_project(people, tmp_path, dgnb, monkeypatch):
+    """Without a run of one's own and without --model: scored, painted, and a warning that these weights know rendered people only."""
+    monkeypatch.setenv("DGNB_RUNS", str(tmp_path / "runs"))
+    status, said, err = dgnb("repair", people, "-o", tmp_path / "out", "--share", 0.2)
+    assert status == 0 and "repaired " in said and "only seen rendered Mannequin people" in err and list((tmp_path / "out").rglob("*.png")), err
+    status, said, err = dgnb("localize", people, "-o", tmp_path / "seen", "--pictures", 0)
+    assert status == 0 and "only seen rendered Mannequin people" in err and (tmp_path / "seen" / "scores.csv").is_file()
+    assert open_painter().shipped and open_scorer().shipped and not (tmp_path / "runs").exists()
+
+
+def test_the_painter_that_comes_along_can_paint():
+    """In another town, of which it has seen nobody: bands where something is hidden come nearer to what is behind."""
+    town = make_video_world("mannequin-mars", "smoke", seed=5, occlusion={"share": 0.8})
+    found = against_twins(RepairedSet(town, load_stcnet(open_painter()), true_table(town)), 48)
+    assert len(found) == 48 and found.after.mean() > found.before.mean() + 1
 
 
 # --- localize

@@ -145,6 +145,14 @@ def test_strangers_with_a_number_of_the_training_set_get_the_first_painter(world
     assert {crossed.painter[record] for record in crossed.records if record not in world.train} == {0}
 
 
+def test_what_learned_from_half_a_world_is_synthetic(world):
+    """Commands warn of such weights."""
+    from types import SimpleNamespace
+
+    from dgnb.vrstc.own_videos import is_synthetic
+    assert is_synthetic(SimpleNamespace(spec=painters_of(TINY, world)[0])) and is_synthetic(SimpleNamespace(spec=stages(TINY, world)["repaired"]))
+
+
 # names and runs
 
 def test_without_folds_nothing_is_called_otherwise(world):

@@ -12,7 +12,7 @@ from dgnb.cli_dgnet import parse_size, say, train_app, warn
 
 Tracklets = Annotated[Path, typer.Argument(metavar="TRACKLETS", help="frames of one tracklet, folders of tracklets, or a set in a known layout")]
 PartialOption = Annotated[bool, typer.Option("--partial", help="go without folders that hold no frame")]
-ScorerOption = Annotated[Optional[str], typer.Option("--scorer", metavar="RUN", help="folder or name of a video re-ID run; default: the network that guided the painter")]
+ScorerOption = Annotated[Optional[str], typer.Option("--scorer", metavar="RUN", help="folder or name of a video re-ID run; default: the network that guided the painter, which comes with dgnb for the default painter")]
 ThresholdOption = Annotated[Optional[float], typer.Option(help="flag bands that score below this")]
 ShareOption = Annotated[Optional[float], typer.Option(min=0.0, max=1.0, help="instead: flag this share of all bands, the lowest ones [default: 0.1]")]
 
@@ -77,7 +77,7 @@ def localize(
 def repair(
     tracklets: Tracklets,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="gets the tracklets under their names, and repairs.csv")],
-    model: Annotated[Optional[str], typer.Option("--model", metavar="RUN", help="folder or name of an STCnet run, as `dgnb train stcnet` makes it; default: of mannequin-mars at laptop scale, which does not come with dgnb")] = None,
+    model: Annotated[Optional[str], typer.Option("--model", metavar="RUN", help="folder or name of an STCnet run, as `dgnb train stcnet` makes it; default: one of mannequin-mars at laptop scale, which comes with dgnb and has seen rendered people only")] = None,
     scorer: ScorerOption = None,
     scores: Annotated[Optional[Path], typer.Option(metavar="CSV", help="instead of a scorer: flags as `dgnb localize` wrote them, or corrected by hand")] = None,
     threshold: ThresholdOption = None,

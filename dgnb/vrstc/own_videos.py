@@ -72,7 +72,7 @@ SYNTHETIC = ("these weights have only seen rendered Mannequin people: on real vi
 def is_synthetic(run: Run) -> bool:
     """Whether a run learnt from a Mannequin world, repaired or not."""
     data = run.spec.as_dict()["data"]
-    while data and next(iter(data)) in ("repaired", "discarded", "swapped") and isinstance(data[next(iter(data))], Mapping):
+    while data and next(iter(data)) in ("repaired", "discarded", "cross_repaired", "without_fold", "swapped") and isinstance(data[next(iter(data))], Mapping):
         data = data[next(iter(data))]
     return "video_world" in data
 
