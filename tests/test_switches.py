@@ -9,11 +9,12 @@ from dgnb.catalogue import load_catalogue
 from dgnb.dgnet import switches as painting
 from dgnb.dgnet.step import dgnet_settings
 from dgnb.image_sets import load_image_set, write_image_set
+from dgnb.layers import count_parameters
 from dgnb.run_store import RunStore
 from dgnb.video_worlds import make_video_world
 from dgnb.vrstc import switches as repairing
 from dgnb.vrstc.attention import TemporalAttentionGenerator
-from dgnb.vrstc.second_stages import SECOND_STAGES, SpaceTimeGenerator, second_stage
+from dgnb.vrstc.second_stages import EXCHANGES, SpaceTimeGenerator, second_stage
 from dgnb.vrstc.step import STCnet, stcnet_settings
 from dgnb.worlds import make_world
 
@@ -63,7 +64,7 @@ def test_every_stcnet_switch_changes_what_it_says_and_nothing_else(scale):
     assert all(repairing.switched_plan(row, "laptop").completion != laptop for row in repairing.SWITCHES if row != "full")
 
 
-@pytest.mark.parametrize("kind", SECOND_STAGES)
+@pytest.mark.parametrize("kind", EXCHANGES)
 def test_our_second_stages_use_all_three_frames_and_leave_the_rest_alone(kind):
     torch.manual_seed(0)
     net = STCnet(stcnet_settings("smoke", second=kind, channels=4)).train()
@@ -93,6 +94,16 @@ def test_where_they_begin():
     assert {k: v.shape for k, v in early.state_dict().items()} == {k: v.shape for k, v in late.state_dict().items()}
     assert torch.equal(early.features(*frames)[0], late.features(*frames)[0]) and not torch.allclose(early.features(*frames)[1], late.features(*frames)[1])
     assert type(late) is TemporalAttentionGenerator and isinstance(early, SpaceTimeGenerator)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_the_matched_control_has_the_size_of_three_encoders_and_sees_no_neighbour(scale):
+    sizes = {kind: count_parameters(STCnet(stcnet_settings(scale, second=kind))) for kind in ("neighbours", "alone", "alone matched")}
+    assert abs(sizes["alone matched"] / sizes["neighbours"] - 1) < 0.04 < sizes["alone"] / sizes["neighbours"] - 1
+    net = STCnet(stcnet_settings("smoke", second="alone matched", channels=4)).eval()
+    frames, mask = [torch.rand(1, 3, 64, 32) for _ in range(4)], torch.zeros(1, 1, 64, 32)
+    mask[:, :, 20:44] = 1
+    assert torch.equal(net(*frames[:3], mask)[1], net(frames[0], frames[3], frames[2], mask)[1])
 
 
 def test_a_dgnet_row_is_trained_and_measured(store):

@@ -44,6 +44,7 @@ SWITCHES: dict[str, Switch] = {
     "early-attention": Switch("attention before the dilated convolutions", {"second": "early attention"}),
     "non-local": Switch("a non-local block in the attention's place", {"second": "non-local"}),
     "space-time": Switch("3-D convolutions and a non-local block in its place", {"second": "space-time"}),
+    "alone-matched": Switch("no neighbours, and as many weights as with them", {"second": "alone matched"}),
     "far": Switch("practice with neighbours up to eight frames away", {"reach": 8}),
     "near": Switch("practice with the next frames only", {"reach": 1, "among": "adjacent"}),
     "one-band": Switch("practice with one hidden band only", {"two_bands": 0.0}),
