@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dgnb.backbones import build_backbone
-from dgnb.dgnet.appearance import AppearanceEncoder, BatchNorm, frozen, quicken, untracked
+from dgnb.dgnet.appearance import AppearanceEncoder, frozen, untracked
 from dgnb.scales import seed_everything
 
 
@@ -256,44 +255,3 @@ def test_images_of_the_wrong_kind_are_refused(bad, message, method):
 def test_settings_that_cannot_be_meant_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
-
-
-# --- batch norm that measures faster
-
-@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("shape", [(2, 3, 1, 1), (8, 4, 6, 3), (3, 1, 5, 7)])
-def test_quick_batch_norm_is_torchs(shape, dtype, close):
-    """Values, gradients and what is remembered, also far from zero, of a channel of one value, and with averages instead of momentum."""
-    g = torch.Generator().manual_seed(1)
-    x, slope = torch.randn(shape, generator=g, dtype=torch.float64) * 2 + 30, torch.randn(shape, generator=g, dtype=torch.float64)
-    x[:, 0] = 7 if shape[0] == 8 else x[:, 0]
-    for momentum in (0.1, None):
-        plain = nn.BatchNorm2d(shape[1], momentum=momentum, dtype=dtype)
-        fast, found = quicken(nn.Sequential(copy.deepcopy(plain)))[0], []
-        assert type(fast) is BatchNorm and type(plain) is nn.BatchNorm2d
-        fast.least = 0
-        for norm in (plain, fast):
-            for _ in range(2):
-                leaf = x.to(dtype, copy=True).requires_grad_()
-                y = norm(leaf)
-            found.append([y, *torch.autograd.grad((y * slope.to(dtype)).sum(), [leaf, *norm.parameters()]), *norm.state_dict().values(), norm.eval()(leaf)])
-        for a, b in zip(*found):
-            assert torch.allclose(a, b, rtol=close, atol=close)
-
-
-def test_quick_batch_norm_remembers_nothing_untracked_and_trains_nothing_frozen():
-    norm, x = BatchNorm(3), torch.randn(4, 3, 5, 5).requires_grad_()
-    norm.least = 0
-    before = copy.deepcopy(norm.state_dict())
-    with untracked(norm), frozen(norm):
-        y = norm(x)
-    slopes = torch.autograd.grad(y.square().sum(), [x, *norm.parameters()], allow_unused=True)
-    assert slopes[0] is not None and slopes[1] is None and slopes[2] is None
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), norm.state_dict().values()))
-
-
-def test_the_encoder_has_quick_norms_under_the_same_names():
-    encoder = AppearanceEncoder(5, "resnet10t", dim=8, truncate=1)
-    norms = [m for m in encoder.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms and all(type(m) is BatchNorm for m in norms)
-    assert set(encoder.backbone.state_dict()) == set(build_backbone("resnet10t", last_stride=1, truncate=1).state_dict())

@@ -16,7 +16,7 @@ from torch import nn
 from ..backbones import EmbeddingHead, build_backbone, part_max_pool, pool_maps
 
 # %% auto #0
-__all__ = ['read_map', 'Appearance', 'unit_sum', 'BatchNorm', 'quicken', 'AppearanceEncoder', 'frozen', 'untracked']
+__all__ = ['read_map', 'Appearance', 'unit_sum', 'AppearanceEncoder', 'frozen', 'untracked']
 
 # %% ../../nbs/2_dgnet/01_appearance.ipynb #715420e9
 def read_map(
@@ -57,52 +57,6 @@ def _expect_settings(parts: int, dropout) -> None:
     if not isinstance(dropout, (tuple, list)) or len(dropout) != 2:
         raise ValueError(f"dropout is a pair, for head 1 and for head 2, got {dropout!r}")
 
-# %% ../../nbs/2_dgnet/01_appearance.ipynb #ba7c0005
-class _Normalise(torch.autograd.Function):
-    """Batch normalisation by the batch's statistics, which are returned as well."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        batch, channels, height, width = x.shape
-        _, mean, inverse = torch.native_group_norm(x, None, None, batch, channels, height * width, channels, 0.0)  # of each channel of each image
-        variance, mean = inverse.pow(-2).mean(0) + mean.var(0, correction=0), mean.mean(0)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, variance)
-        return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0], mean, variance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient, *_):
-        x, weight, mean, inverse = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[:3])
-        return *torch.ops.aten.native_batch_norm_backward(gradient, x, weight, None, None, mean, inverse, True, ctx.eps, wanted), None
-
-# %% ../../nbs/2_dgnet/01_appearance.ipynb #ba7c0002
-class BatchNorm(nn.BatchNorm2d):
-    """Torch's batch norm, but for rounding; in training on a CPU, in 32 bits or more, it measures large maps faster."""
-    least = 2**18  # numbers in a map that is worth the trouble
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # B x C x H x W -> the same shape
-        fast = self.training and self.affine and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-        if not (fast and x.is_contiguous() and x.numel() >= self.least and x.numel() > x.shape[1]):
-            return super().forward(x)
-        y, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats and self.running_mean is not None:
-            self.num_batches_tracked.add_(1)
-            share, count = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum, x.numel() // x.shape[1]
-            self.running_mean.mul_(1 - share).add_(mean * share)
-            self.running_var.mul_(1 - share).add_(variance * (share * count / (count - 1)))
-        return y
-
-
-def quicken(network: nn.Module) -> nn.Module:  # whose batch norms are torch's -> itself
-    """Make its batch norms measure faster."""
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = BatchNorm
-    return network
-
 # %% ../../nbs/2_dgnet/01_appearance.ipynb #43e8e1c7
 class AppearanceEncoder(nn.Module):
     """E_a: a ResNet whose last map gives the appearance code (maximum over stripes) and, through two heads, f_prim and f_fine (DG-Net, 3.1 and 3.2)."""
@@ -122,7 +76,7 @@ class AppearanceEncoder(nn.Module):
         super().__init__()
         _expect_settings(parts, dropout)
         self.parts = parts
-        self.backbone = quicken(build_backbone(backbone, last_stride=last_stride, pool="max", truncate=truncate, weights=weights))
+        self.backbone = build_backbone(backbone, last_stride=last_stride, pool="max", truncate=truncate, weights=weights)
         self.prim, self.fine = (EmbeddingHead(self.backbone.num_features, num_classes, dim, share) for share in dropout)
 
     @property
