@@ -33,7 +33,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dgnb.backbones import build_network
-from dgnb.dgnet.appearance import BatchNorm
 from dgnb.dgnet.losses import TERMS, Networks, Views
 from dgnb.dgnet.step import DGNetSettings, JointStep, TwoStreams, dgnet_settings, make_networks, make_optimizers
 from dgnb.dgnet.structure import ConvBlock, InstanceNorm
@@ -84,8 +83,8 @@ def plainly(nets: Networks) -> Networks:
     for module in [m for part in PARTS for m in getattr(nets, part).modules()]:
         if isinstance(module, ConvBlock):
             module.conv.padding_mode = "reflect"
-        elif isinstance(module, (InstanceNorm, BatchNorm)):
-            module.__class__ = nn.InstanceNorm2d if isinstance(module, InstanceNorm) else nn.BatchNorm2d
+        elif isinstance(module, InstanceNorm):
+            module.__class__ = nn.InstanceNorm2d
     return nets
 
 
