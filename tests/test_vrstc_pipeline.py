@@ -257,3 +257,29 @@ def test_the_command_says_what_repair_is_worth(monkeypatch, capsys, runs):
     said = capsys.readouterr().out
     assert end.value.code in (0, None) and "repaired, tested on raw" in said and "to raw: " in said and "flagged" in said
     assert (asked[0][0].rule, asked[0][0].value) == ("quantile", 0.2) and asked[0][1]["kinds"] == KINDS
+
+
+def test_a_small_folder_of_ones_own_goes_all_the_way(tmp_path, monkeypatch, capsys):
+    """Fewer tracklets than a batch, and no masks: the command fits the plan to them. A world's plan stays what it was."""
+    from dgnb.cli import main
+    from dgnb.vrstc.cli_pipeline import fitted
+    town = make_video_world("mannequin-mars", "smoke", longest=6, mean_length=5, train_identities=4, test_identities=2, distractors=0, junk=0)
+    lines = ["path,camera"]
+    for record in town.train:
+        folder = tmp_path / "people" / f"p{record.pid}" / record.name
+        folder.mkdir(parents=True)
+        lines.append(f"p{record.pid}/{record.name},{record.camid}")
+        for n in range(record.length):
+            (folder / f"{n:03d}.jpg").write_bytes(town.read_frame_bytes(record, n))
+    (tmp_path / "cameras.csv").write_text("\n".join(lines))
+    monkeypatch.setitem(pipeline.video_settings.__globals__["VIDEO_REID_SCALES"], "smoke", pipeline.video_settings("smoke").__dict__ | {"epochs": 1, "frames": 2})
+    monkeypatch.setitem(pipeline.stcnet_settings.__globals__["STCNET_SCALES"], "smoke", pipeline.stcnet_settings("smoke").__dict__ | TINY.stcnet)
+    monkeypatch.setattr(sys, "argv", ["dgnb", "train", "vrstc", "--data", str(tmp_path / "people"), "--cameras", str(tmp_path / "cameras.csv"), "--scale", "smoke", "--out", str(tmp_path / "runs")])
+    monkeypatch.setenv("DGNB_THREADS", "1")
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code in (0, None) and "repaired, tested on raw" in out, err
+    with pytest.raises(ValueError, match="two of each are the least"):
+        fitted(replace(TINY, folds=2), make_video_world("mannequin-mars", "smoke", train_identities=2, test_identities=2, distractors=0, junk=0))
+    assert fitted(TINY, make_video_world("mannequin-mars", "smoke")) == TINY

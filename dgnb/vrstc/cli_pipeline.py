@@ -41,6 +41,7 @@ def train_vrstc(
         raise ValueError(f"{source.name} has nobody to look for: repaired video is worth what it finds, so tracklets of at least two cameras are needed (--cameras CSV)")
     if truth and not hasattr(source, "occlusions"):
         raise ValueError(f"{source.name} has no exact masks: --truth is for synthetic worlds")
+    plan = fitted(plan, source)
     for line in source.notes:
         warn(line)
     say(f"{source.name}: {source.num_train_identities} identities and {len(source.train):,} tracklets to train on, {len(source.query):,} queries")
@@ -52,6 +53,18 @@ def train_vrstc(
     store = RunStore(local=out.expanduser() if out else None)
     runs = stoppable(lambda: run_vrstc(plan, source, store, kinds=kinds, cross=grid))
     report(runs, compare_runs(runs))
+
+
+def fitted(plan, source):
+    """The plan with what a set of one's own has: batches that its tracklets fill, unoccluded frames by scores where there are no masks. ValueError for too few people."""
+    from dataclasses import replace
+    from dgnb.vrstc.own_videos import own_guider, own_settings
+    from dgnb.vrstc.pipeline import WithoutFold
+    sets = [WithoutFold(source, fold, plan.folds, plan.seed) for fold in range(plan.folds)] or [source]
+    batch = min(min(plan.first.batch, own_guider(each, plan.completion).batch) for each in sets)
+    wanted = own_settings(source, plan.scale, plan.variant, **plan.stcnet)
+    clean = {name: getattr(wanted, name) for name in ("clean", "rule", "tau") if getattr(wanted, name) != getattr(plan.completion, name)}
+    return replace(plan, reid=dict(plan.reid) | ({"batch": batch} if batch < plan.first.batch else {}), stcnet=dict(plan.stcnet) | clean)
 
 
 def report(runs, table) -> None:
