@@ -125,7 +125,7 @@ class Result:
 
     def verdicts(self) -> Line:
         """The claims checked so far as a table: text, data, verdict, effect with interval and spread over seeds, note; empty columns are left out."""
-        rows = [{"claim": one["text"], "data": one["data"], "verdict": f"*{one['verdict']}*", "effect (95 % interval)": _effect(one),
+        rows = [{"claim": one["text"], "data": one["data"], "verdict": f"*{one['verdict']}*", "effect (95 % interval)": _effect(one, spread=False),
                  "sd over seeds": "" if one.get("spread") is None else f"{one['spread']:.3f}", "note": one.get("note", "")} for one in self.claims]
         names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
         lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(row[name] for name in names) + " |" for row in rows)]
@@ -247,8 +247,8 @@ def summary_table():
         for claim in item.claims if item.built else ():
             found = [c for c in record.get("claims", []) if c["id"] == claim.id] or [{"verdict": "not run"}]
             rows += [{"item": item.id, "claim": claim.text, "data": c.get("data", ""), "verdict": c["verdict"], "effect": c.get("effect"),
-                      "interval": c.get("interval"), "scale": record.get("scale", "")} for c in found]
-    return pd.DataFrame(rows, columns=["item", "claim", "data", "verdict", "effect", "interval", "scale"])
+                      "interval": c.get("interval"), "spread": c.get("spread"), "scale": record.get("scale", "")} for c in found]
+    return pd.DataFrame(rows, columns=["item", "claim", "data", "verdict", "effect", "interval", "spread", "scale"])
 
 
 def readme_results(
@@ -282,11 +282,12 @@ def readme_counts() -> Line:
     return Line("\n".join([*lines, "| **all** |  | " + " | ".join(f"**{n}**" for n in counts.sum()) + " |"]))
 
 
-def _effect(claim: Mapping) -> str:
-    """A claim's effect with its interval, as text; "" where it has none."""
-    effect, interval = claim.get("effect"), claim.get("interval")
+def _effect(claim: Mapping, spread: bool = True) -> str:
+    """A claim's effect with its interval and, where it is known and wanted, its standard deviation over seeds, as text; "" where it has none."""
+    effect, interval, deviation = (claim.get(name) for name in ("effect", "interval", "spread"))
     effect = "" if effect is None or effect != effect else f"{effect:+.3f}"
-    return effect + (f" ({interval[0]:+.3f}, {interval[1]:+.3f})" if isinstance(interval, (list, tuple)) else "")
+    effect += f" ({interval[0]:+.3f}, {interval[1]:+.3f})" if isinstance(interval, (list, tuple)) else ""
+    return effect + (f", sd over seeds {deviation:.3f}" if effect and spread and deviation and deviation == deviation else "")
 
 
 def _linked(item: str) -> str:

@@ -149,6 +149,9 @@ def test_summary_lists_every_claim_of_built_items(project, monkeypatch):
     assert list(table["verdict"]) == ["holds", "not run"] and list(table["scale"]) == ["laptop", "laptop"]
     line = "| [tiny-a](../figures/tiny-a) | A is above B. | town | *holds* | +0.050 (+0.010, +0.090) |"
     assert line in readme_results() and line in readme_results("tiny-a") and line not in readme_results("tiny-b")
+    result.claim("up", "holds", effect=0.05, interval=(0.01, 0.09), spread=0.02, data="town")
+    result.save()
+    assert line[:-2] + ", sd over seeds 0.020 |" in readme_results()  # an interval over queries does not say what another seed does
     counts = readme_counts().data.splitlines()
     assert counts[0].split(" | ")[2:] == ["holds", "within noise", "fails", "not run |"]
     assert [cell.strip() for cell in counts[2].split("|")][3:-1] == ["1", "", "", "1"] and counts[3].startswith("| **all** |  | **1** |")
