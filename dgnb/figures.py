@@ -314,7 +314,8 @@ def figure_svg(
     there = THEMES[choose(theme, THEMES, "theme")]
     swap, text = {THEMES["light"][name]: there[name] for name in there}, raw.getvalue().decode()
     if colours: text = re.sub(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=\s]+", lambda m: _fewer_colours(m[0], colours), text)
-    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), text).encode()
+    text = re.sub(r' (?:d|x|y)="[^"]+"', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), text)  # a hundredth of a point is enough
+    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), re.sub(r"\n +", "\n", text)).encode()
 
 # %% ../nbs/1_foundations/01_figures.ipynb #f9965dc8
 COLUMN_CM = {"single": 8.25, "double": 17.5}  # column widths of a two-column conference paper, in cm
