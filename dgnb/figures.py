@@ -27,7 +27,7 @@ from .tables import TABLES, table, table_csv, table_latex, table_markdown
 # %% auto #0
 __all__ = ['PALETTE', 'THEMES', 'DPI', 'FRAMES', 'LINES', 'HATCHES', 'COLUMN_CM', 'use_style', 'new_figure', 'figure_png',
            'small_png', 'show', 'as_uint8', 'image_grid', 'ranked_list', 'heat', 'activation_map', 'curves', 'bars',
-           'write_file', 'figure_svg', 'figure_pdf', 'save_figure', 'save_table']
+           'write_file', 'figure_svg', 'repaint', 'figure_pdf', 'save_figure', 'save_table']
 
 # %% ../nbs/1_foundations/01_figures.ipynb #34d5e0cb
 PALETTE = {  # Okabe and Ito's colour-blind safe set, in the order in which lines take them
@@ -311,11 +311,18 @@ def figure_svg(
     """The figure as SVG with words as outlines, images at their own resolution, and no date in it."""
     raw = io.BytesIO()
     _settled(fig).savefig(raw, format="svg", metadata={"Date": None, "Creator": None} | ({"Title": alt} if alt else {}))
-    there = THEMES[choose(theme, THEMES, "theme")]
-    swap, text = {THEMES["light"][name]: there[name] for name in there}, raw.getvalue().decode()
+    text = raw.getvalue().decode()
     if colours: text = re.sub(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=\s]+", lambda m: _fewer_colours(m[0], colours), text)
     text = re.sub(r' (?:d|x|y)="[^"]+"', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), text)  # a hundredth of a point is enough
-    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), re.sub(r"\n +", "\n", text)).encode()
+    return repaint(re.sub(r"\n +", "\n", text), choose(theme, THEMES, "theme")).encode()
+
+def repaint(
+    drawing: str,         # an SVG of `figure_svg` in the light theme
+    theme: str = "dark",  # the theme it is for
+) -> str:
+    """The same drawing on another page: every colour of the light theme exchanged for the other's, and nothing else."""
+    swap = {THEMES["light"][name]: colour for name, colour in THEMES[theme].items()}
+    return re.sub(r"#[0-9a-f]{6}\b", lambda m: swap.get(m[0], m[0]), drawing)
 
 # %% ../nbs/1_foundations/01_figures.ipynb #f9965dc8
 COLUMN_CM = {"single": 8.25, "double": 17.5}  # column widths of a two-column conference paper, in cm
@@ -371,13 +378,11 @@ def save_figure(
     pdf_width: str | float | None = None,  # also write a PDF this wide: "single", "double" or cm
     colours: int | None = None,  # at most so many colours (2..256), for sheets of photographs; None = as they are
 ) -> list[Path]:
-    """Write NAME.png, NAME.svg, NAME-dark.svg (not with `colours`), NAME.txt (alt text), optionally NAME.pdf, and record.json; returns the paths. ValueError for bad input."""
+    """Write NAME.png, NAME.svg, NAME.txt (alt text), optionally NAME.pdf, and record.json; returns the paths. ValueError for bad input."""
     alt, folder = _checked_alt(alt), Path(folder)
     if matplotlib.colors.to_hex(fig.get_facecolor()) != THEMES["light"]["paper"]: raise ValueError("only figures drawn after use_style('light') are saved")
-    themes = {"": "light"} if colours else {"": "light", "-dark": "dark"}  # a sheet of photographs is the same on a dark page
-    drawings = {f"{name}{end}.svg": figure_svg(fig, alt, theme, colours) for end, theme in themes.items()}
     png = figure_png(fig, dpi, colours)
-    files = {f"{name}.png": png if colours else small_png(png), **drawings, f"{name}.txt": alt + "\n"}
+    files = {f"{name}.png": png if colours else small_png(png), f"{name}.svg": figure_svg(fig, alt, colours=colours), f"{name}.txt": alt + "\n"}
     if pdf_width is not None: files[f"{name}.pdf"] = figure_pdf(fig, pdf_width)
     files["record.json"] = _record_text(folder / "record.json", record, name, {"alt": alt, "files": sorted(files)})
     return [write_file(folder / file, data) for file, data in files.items()]

@@ -301,7 +301,7 @@ def some_figures():
 @pytest.mark.parametrize("which", range(3))
 def test_files_are_the_same_byte_for_byte(which, tmp_path):
     both = [save_figure(some_figures()[which], tmp_path / str(i), alt=ALT, record={"seed": 1}, pdf_width="single") for i in range(2)]
-    assert [p.name for p in both[0]] == ["figure.png", "figure.svg", "figure-dark.svg", "figure.txt", "figure.pdf", "record.json"]
+    assert [p.name for p in both[0]] == ["figure.png", "figure.svg", "figure.txt", "figure.pdf", "record.json"]
     assert [p.read_bytes() for p in both[0]] == [p.read_bytes() for p in both[1]]
     assert not [p for p in tmp_path.rglob("*.part")]
 

@@ -38,6 +38,7 @@ def write(path: Path, data: str | bytes) -> None:
 
 def sources() -> dict[str, str | bytes]:
     """What Sphinx reads: path from the source folder -> content."""
+    from dgnb.figures import repaint
     from dgnb.results import shipped_records
     from website import api, pages, verdicts
     from website import notebooks as nb
@@ -50,6 +51,8 @@ def sources() -> dict[str, str | bytes]:
     made |= {nb.site_path(name): nb.markdown(path.read_text(encoding="utf-8"), name, names) for name, path in texts.items() if "checkpoints" not in name}
     made |= {name: verdicts.shown(text, shipped_records()) for name, text in made.items() if name.startswith("pages/")}
     made |= {f"_extra/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in (ROOT / "figures").rglob("*") if path.is_file()}
+    made |= {f"_extra/{path.relative_to(ROOT).as_posix()[:-4]}-dark.svg": repaint(path.read_text(encoding="utf-8")).encode()
+             for path in (ROOT / "figures").rglob("*.svg") if pages.has_dark(path)}
     return made
 
 

@@ -83,10 +83,15 @@ def claim_table(claims: Iterable[dict]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ items
 
+def has_dark(drawing: Path) -> bool:
+    """Whether a drawing looks different on a dark page; a sheet of photographs does not."""
+    return b"data:image" not in drawing.read_bytes()
+
+
 def picture(item: str, name: str, alt: str, up: str = "../") -> str:
     """A shipped figure in its light and dark renderings."""
     base = f"{up}figures/{item}/{name}"
-    dark = f"{base}-dark.svg" if (FIGURES / item / f"{name}-dark.svg").exists() else f"{base}.svg"
+    dark = f"{base}-dark.svg" if has_dark(FIGURES / item / f"{name}.svg") else f"{base}.svg"
     said = html.escape(" ".join(alt.split()), quote=True)
     return f'<img class="drawing only-light" src="{base}.svg" alt="{said}" loading="lazy"><img class="drawing only-dark" src="{dark}" alt="{said}" loading="lazy">'
 
