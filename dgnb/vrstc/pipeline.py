@@ -38,11 +38,11 @@ __all__ = ['PIPELINE_RULES', 'TRUTH_LIMIT', 'KINDS', 'TABLE1', 'VIDEO_TEST_VERSI
            'compare_runs', 'unoccluded_data', 'ceiling_spec', 'thresholds_spec', 'try_thresholds', 'fold_people',
            'WithoutFold', 'CrossRepairedSet', 'cross_repaired_data', 'open_without_fold', 'open_cross_repaired']
 
-# %% ../../nbs/3_vrstc/07_pipeline.ipynb #5328e5ee
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #pipeline-rules
 PIPELINE_RULES = {"smoke": ("quantile", 0.1), "laptop": ("quantile", 0.1), "gpu": ("quantile", 0.1), "paper": ("threshold", 0.89)}  # what is flagged for repair
 TRUTH_LIMIT = 0.1  # by exact masks a band is flagged where more than this share of the person in it is hidden
 
-
+# %% ../../nbs/3_vrstc/07_pipeline.ipynb #5328e5ee
 @dataclass(frozen=True)
 class VRSTCPlan:
     """All that decides a run of the whole method besides its data. ValueError for names that are not there."""
@@ -86,8 +86,7 @@ class VRSTCPlan:
         """What is flagged."""
         if self.rule == "truth":
             return Flagging("truth", TRUTH_LIMIT if self.value is None else self.value)
-        rule, value = PIPELINE_RULES[self.scale]
-        rule, value = (self.rule, dict([PIPELINE_RULES["paper"], ("quantile", 0.1)])[self.rule]) if self.rule else (rule, value)
+        rule, value = (self.rule, dict([PIPELINE_RULES["paper"], ("quantile", 0.1)])[self.rule]) if self.rule else PIPELINE_RULES[self.scale]
         return Flagging(rule, value if self.value is None else self.value, centre=self.centre, scorer=video_spec(source, self.first, self.seed))
 
 # %% ../../nbs/3_vrstc/07_pipeline.ipynb #b0c61055

@@ -128,7 +128,8 @@ def open_video_data(
 def _open_world(data: Mapping, store: RunStore | None = None) -> VideoWorld:
     """A video world from its description."""
     settings = {k: v for k, v in data.items() if not k.endswith("_version") and k != "video_world"}
-    occlusion = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in data["occlusion"].items()}
+    occlusion = {k: v if k == "kinds" else np.array(v, float).tolist() for k, v in data["occlusion"].items()}  # a description may say 1 for 1.0
+    occlusion = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in occlusion.items()}
     return make_video_world(data["video_world"], **settings | {"occlusion": occlusion, "size": tuple(data["size"])})
 
 
