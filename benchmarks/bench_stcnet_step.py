@@ -66,8 +66,8 @@ def compare(settings, backbone: str, guider_size: tuple[int, int], steps: int) -
 def run(quick: bool = False) -> list[dict]:
     """All rows; quick: the smoke scale."""
     if quick:
-        return compare(stcnet_settings("smoke", only_l1=0.0), "resnet10t", (64, 32), 2)
-    return compare(stcnet_settings("paper", only_l1=0.0, batch=8), "resnet50", (256, 128), 5)
+        return compare(stcnet_settings("smoke", only_l1=0.0, clean="truth"), "resnet10t", (64, 32), 2)
+    return compare(stcnet_settings("paper", only_l1=0.0, clean="truth"), "resnet50", (256, 128), 5)
 
 
 if __name__ == "__main__":
