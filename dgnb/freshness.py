@@ -115,18 +115,49 @@ def why_stale(record: dict[str, Any], item: Item) -> str:
     return "; ".join(reasons)
 
 
-def run_exists(run: dict[str, Any]) -> bool:
-    """Whether a run named in a record lies in the local or the shipped store."""
+def run_folder(run: dict[str, Any]) -> Path | None:
+    """Where a run named in a record lies, in the order in which the store looks: the shipped shelf, the local one; None: nowhere."""
     from dgnb.paths import local_runs, shipped_runs
-    return any((store / run["name"] / "record.json").is_file() for store in (local_runs(), shipped_runs()))
+    return next((store / run["name"] for store in (shipped_runs(), local_runs()) if (store / run["name"]).is_dir()), None)
 
 
-def why_missing(record: dict[str, Any], folder: Path) -> str:
+def damage_of(folder: Path) -> str:
+    """The first file of a finished run that is not as its record says, by name; "" when all are there in their sizes (whoever opens a run reads their checksums too)."""
+    try:
+        record = json.loads((folder / "record.json").read_bytes())
+        sound = record.pop("seal") == hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    except (OSError, ValueError, KeyError, AttributeError):
+        sound = False
+    if not sound:
+        return "record.json"
+    size = lambda file: file.stat().st_size if file.is_file() else None
+    return next((name for name, facts in record["files"].items() if size(folder / name) != facts["bytes"]), "")
+
+
+def run_arrived(run: dict[str, Any]) -> bool:
+    """Whether a run that a record misses is there by now, and sound."""
+    folder = run_folder(run)
+    return folder is not None and not damage_of(folder)
+
+
+def why_damaged(runs: list[dict[str, Any]], item: str, scale: str) -> list[str]:
+    """Of runs that are there: the damaged ones with their first bad file, and how to mend them; three, then how many more."""
+    from dgnb.paths import shipped_runs
+    lines = []
+    for folder in filter(None, map(run_folder, runs)):
+        if bad := damage_of(folder):
+            back = f"bring it back: git checkout -- {folder}" if folder.parent == shipped_runs() else f"train it again: dgnb run {item} --scale {scale} --train"
+            lines.append(f"run damaged: {folder.name}/{bad}; {back}")
+    return lines[:3] + [f"and {len(lines) - 3} more"] * (len(lines) > 3)
+
+
+def why_missing(record: dict[str, Any], folder: Path, item: str) -> str:
     """Files or runs that the record names and that are gone or damaged; "" when all are there."""
     from dgnb.results import digest
     bad = [name for name, hashed in record["files"].items() if not (folder / name).is_file() or digest(folder / name) != hashed]
-    gone = [run["name"] for run in record["runs"] if not run_exists(run)]
-    return "; ".join(([f"file gone or damaged: {_names(bad)}"] if bad else []) + ([f"run gone: {_names(gone)}"] if gone else []))
+    gone = [run["name"] for run in record["runs"] if run_folder(run) is None]
+    named = [f"file gone or damaged: {_names(bad)}"] * bool(bad) + [f"run gone: {_names(gone)}"] * bool(gone)
+    return "; ".join([*named, *why_damaged(record["runs"], item, record["scale"])])
 
 
 def state_of(item: Item, scale: str, folder: Path, place: str) -> State | None:
@@ -138,8 +169,8 @@ def state_of(item: Item, scale: str, folder: Path, place: str) -> State | None:
         return State(item.id, scale, place, "failed", last["cause"], last["seconds"])
     if record is None or record["scale"] != scale:
         return None
-    arrived = [run["name"] for run in record["missing"] if run_exists(run)]
-    if missing := why_missing(record, folder):
+    arrived = [run["name"] for run in record["missing"] if run_arrived(run)]
+    if missing := why_missing(record, folder, item.id):
         return State(item.id, scale, place, "missing", missing, record["seconds"])
     stale = "; ".join(filter(None, [why_stale(record, item), f"run now there: {_names(arrived)}" if arrived else ""]))
     note = f"{len(record['missing'])} of its runs not run" if record["missing"] else ""

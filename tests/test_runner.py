@@ -352,10 +352,37 @@ def test_status_says_why(tmp_path, monkeypatch):
     assert (state().state, state().why) == ("missing", "run gone: toy-123")
     for name in ("runs", "missing"):
         record[name] = [{"name": "toy-123", "seed": 0}]
-    (tmp_path / "runs" / "toy-123").mkdir(parents=True)
-    (tmp_path / "runs" / "toy-123" / "record.json").write_text("{}")
+    sealed_run(tmp_path / "runs" / "toy-123")
     Path(job.folder, "record.json").write_text(json.dumps(record))
     assert (state().state, state().why) == ("stale", "run now there: toy-123")
+
+
+def sealed_run(folder: Path) -> Path:
+    """A finished run's folder with results that nothing reads; gives its record."""
+    from dgnb.run_store import seal
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text('{"mAP": 0.5}')
+    seal(folder, {"name": folder.name})
+    return folder / "record.json"
+
+
+@pytest.mark.parametrize(("shelf", "mend"), [("runs", "train it again: dgnb run tiny-a --scale smoke --train"), ("shipped", "bring it back: git checkout -- ")])
+@pytest.mark.parametrize(("file", "damage"), [("record.json", lambda raw: raw[:-20]), ("record.json", lambda raw: raw.replace(b"toy", b"boy")),
+                                              ("metrics.json", lambda raw: raw[:-1]), ("metrics.json", None)])
+def test_status_says_that_a_run_is_damaged(tmp_path, monkeypatch, shelf, mend, file, damage):
+    """A record that was cut short or changed, or a results file of another size or gone: neither fresh nor arrived, and how to mend it is said."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    (job,) = jobs_of("a")
+    run_jobs([job], 1)
+    run = sealed_run(tmp_path / shelf / "toy-123").with_name(file)
+    file = Path(job.folder, "record.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "runs": [{"name": "toy-123", "seed": 0}]}))
+    state = lambda: states(load_catalogue()["tiny-a"], ("smoke",))[0]
+    assert state().state == "fresh"
+    run.write_bytes(damage(run.read_bytes())) if damage else run.unlink()
+    assert state().state == "missing" and f"run damaged: {run.relative_to(tmp_path / shelf)}; {mend}" in state().why
+    file.write_text(json.dumps({**json.loads(file.read_text()), "runs": [], "missing": [{"name": "toy-123", "seed": 0}]}))
+    assert state().state == "fresh", "a run that cannot be opened has not arrived"
 
 
 def test_code_counts_only_where_it_is_imported(tmp_path, monkeypatch):
