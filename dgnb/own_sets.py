@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
+from itertools import zip_longest
 from pathlib import Path
 
 from .layouts import DiskSet, image_files
@@ -14,11 +15,20 @@ from .scales import numpy_generator
 from .worlds import ImageRecord
 
 # %% auto #0
-__all__ = ['SPLITS', 'split_folder', 'identity_files', 'draw_splits', 'read_rows', 'number_cameras', 'read_table', 'given_splits',
-           'read_folder_set']
+__all__ = ['SPLITS', 'VIDEO_FOLDERS', 'video_layout', 'split_folder', 'identity_files', 'draw_splits', 'read_rows',
+           'number_cameras', 'read_table', 'given_splits', 'read_folder_set']
 
 # %% ../nbs/1_foundations/05b_own_sets.ipynb #90c4ca7f
 SPLITS = ("train", "query", "gallery")
+VIDEO_FOLDERS = {"mars": ("bbox_train", "bbox_test"), "ilids-vid": ("sequences",), "prid2011": ("multi_shot",)}  # what only video sets have
+
+
+def video_layout(
+    root: Path,  # an existing folder
+) -> str:  # one of `VIDEO_FOLDERS`, or "" if none of their folders is there
+    """Which video set's folders are in a folder, or one level below."""
+    homes = (root, *(path for path in root.iterdir() if path.is_dir()))
+    return next((layout for layout, names in VIDEO_FOLDERS.items() if any((home / name).is_dir() for home in homes for name in names)), "")
 
 
 def split_folder(name: str) -> str:  # a path relative to the set's folder
@@ -30,6 +40,9 @@ def split_folder(name: str) -> str:  # a path relative to the set's folder
 def identity_files(root: Path) -> dict[str, str]:  # path: identity folder
     """All images of the set with the folder that names their identity; a ValueError if there is no such folder."""
     names = image_files(root)
+    if layout := video_layout(root):
+        raise ValueError(f"{root} looks like the video set {layout}, whose top folders are not people: dgnb.video_sets.open_video_set(ROOT) reads it, "
+                         "or name a folder in it that has a folder per person")
     files = {name: name.split("/")[1 if split_folder(name) else 0] for name in names if "/" in name}
     if not files:
         raise ValueError(f"{root} has {len(names)} images but no folder per identity; put each person's images into a folder of their own")
@@ -59,17 +72,19 @@ def draw_splits(records: dict[str, ImageRecord], cameras: bool, seed: int) -> tu
     return splits, notes + [f"{alone} of the tested identities cannot be found and stay in the gallery only"] * (alone > 0)
 
 # %% ../nbs/1_foundations/05b_own_sets.ipynb #b1091942
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> dict[int, dict[str, str]]:  # number of the line as an editor counts it: its values by column
     """The rows of a CSV file with the columns path and camera; errors name the file and what it lacks."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; it should have the columns path, camera and optionally split")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [{key: (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(file)]
+            lines = csv.reader(file)
+            header = next(filter(None, lines), [])
+            rows = {lines.line_num: dict(zip_longest(header, map(str.strip, line), fillvalue="")) for line in lines if line}
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file in UTF-8 ({error}); save it as 'CSV UTF-8'") from None
-    if not rows or not {"path", "camera"} <= set(rows[0]):
-        found = f"columns {', '.join(rows[0])}" if rows else "no row"
+    if not rows or not {"path", "camera"} <= set(header):
+        found = f"columns {', '.join(header)}" if rows else "no row"
         raise ValueError(f"{path} needs a header with the columns path and camera (and optionally split), separated by commas, and at least one row; found {found}")
     return rows
 
@@ -88,9 +103,9 @@ def read_table(
 ) -> dict[str, tuple[int, str]]:  # path: (camera, split or "")
     """Cameras and splits of images; a ValueError names the line that cannot be right."""
     rows, table = read_rows(path), {}
-    number = number_cameras({row["camera"] for row in rows})
+    number = number_cameras({row["camera"] for row in rows.values()})
     spelled = {unicodedata.normalize("NFC", name): name for name in files}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows.items():
         name, split = row["path"].replace("\\", "/"), row.get("split", "")
         name = name if name in files else spelled.get(unicodedata.normalize("NFC", name), name)
         if name not in files and strict:
@@ -138,6 +153,8 @@ def read_folder_set(
     records = {name: ImageRecord(name, number[files[name]], table[name][0], path=str(root / name)) for name in sorted(table)}
     given = {name: table[name][1] or split_folder(name) for name in records}
     notes = [] if cameras else ["no cameras given: same-camera answers count, so scores are higher than under the usual rule"]
+    if all(name.count("/") > 1 + bool(split_folder(name)) for name in files):
+        notes.append("all images lie in folders within a person's folder; if these are tracklets, open_video_set reads them as such: here each frame is an image of its own")
     if len(files) > len(table):
         notes.append(f"{len(files) - len(table)} images without a camera are left out")
     splits, more = (given_splits(records, given), []) if any(given.values()) else draw_splits(records, bool(cameras), seed)

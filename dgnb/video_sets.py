@@ -15,6 +15,7 @@ import numpy as np
 
 from .image_sets import MARKER, ImageProblem, _read_marker, find_home
 from .image_sets import guess_layout as guess_image_layout
+from .own_sets import video_layout
 from .own_tracklets import FolderTracklets, frame_files, gap_notes, order_frames, read_tracklet_set
 from .scales import choose, numpy_generator
 from .tracklets import TrackletRecord, VideoReIDSet, query_rule
@@ -324,10 +325,8 @@ def guess_video_layout(
         return layout if layout in VIDEO_LAYOUTS else ""
     if guess_image_layout(root) != "folder":
         return ""
-    has = lambda *names: any((base / name).is_dir() for base in (root, *(p for p in root.iterdir() if p.is_dir())) for name in names)
-    for layout, names in (("mars", ("bbox_train", "bbox_test")), ("ilids-vid", ("sequences",)), ("prid2011", ("multi_shot",))):
-        if has(*names):
-            return layout
+    if layout := video_layout(root):
+        return layout
     deep = next(root.glob("[!.]*/[!.]*/[!.]*/*.*"), None) if (root / "query").is_dir() else next(root.glob("[!.]*/[!.]*/*.*"), None)
     if deep is None or not deep.is_file():
         return ""

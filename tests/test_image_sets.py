@@ -409,6 +409,17 @@ def test_csv_faults(tmp_path, rows, header, message):
         load_image_set("folder", root, cameras=tmp_path / "none.csv")
 
 
+def test_a_message_names_the_line_as_an_editor_counts_it(tmp_path):
+    """Blank lines, before the header too, and a field over two lines are counted as lines."""
+    root, table = people(tmp_path / "mine"), tmp_path / "c.csv"
+    first, second = sets.image_files(root)[:2]
+    for text, line in ((f"path,camera\n\n\n{first},1\n\n{second},\n", 6), (f"\r\n\r\npath,camera\r\n{first},1\r\n\r\n{second},\r\n", 6),
+                       (f'path,camera,remark\n{first},1,"two\nlines"\n{second},,\n', 4)):
+        table.write_bytes(text.encode())
+        with pytest.raises(ValueError, match=f"c.csv line {line}: no camera for {second}"):
+            load_image_set("folder", root, cameras=table)
+
+
 def test_a_table_of_more_than_there_is(tmp_path):
     """A part of a set with the table of the whole: an error that says so, or the part, if that is wanted."""
     root = people(tmp_path / "mine")

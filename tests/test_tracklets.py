@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat, savemat
 
+from dgnb.image_sets import load_image_set, open_set
 from dgnb.own_tracklets import frame_number, mot_tracklets, order_frames, read_mot_boxes, read_tracklet_folder, read_tracklet_set
 from dgnb.tracklets import TrackletRecord, VideoReIDSet, crop_box, query_rule, unmatched_queries
 from dgnb.video_files import DUKE_FRAME, MARS_FRAME, frame_name, parse_frame, video_layout_of, write_video_set
@@ -230,6 +231,24 @@ def test_worlds_are_read_back_identically(name, worlds, written):
             assert all(world.read_frame_bytes(mine, n) == back.read_frame_bytes(its, n) for n in range(mine.length))
     assert back.label_of == world.label_of and back.queries_in_gallery == world.queries_in_gallery and query_rule(back) == query_rule(world)
     assert guess_video_layout(written[name]) == video_layout_of(world) == kind.layout and facts(open_video_set(written[name]).train) == facts(world.train)
+
+
+@pytest.mark.parametrize("name", VIDEO_WORLDS)
+def test_a_video_set_is_not_silently_read_as_images(name, written):
+    "Where its folders are not people, it is refused; where they are, the set says that frames count as images."
+    layout = VIDEO_WORLDS[name].layout
+    for opened in (lambda: load_image_set("folder", written[name]), lambda: open_set("folder", written[name].parent / name)):
+        if layout == "dukemtmc-videoreid":
+            assert any("open_video_set reads them" in note for note in opened().notes)
+        else:
+            with pytest.raises(ValueError, match=f"looks like the video set {layout}, .*open_video_set"):
+                opened()
+
+
+def test_people_inside_a_video_set_can_be_read_as_images(written):
+    "The way out that the message names; and frames directly in a person's folder need no note."
+    found = load_image_set("folder", written["mannequin-mars"] / "bbox_train")
+    assert len(found.identities) == 3 and not any("open_video_set" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("name", VIDEO_WORLDS)
