@@ -19,7 +19,7 @@ from ..baseline import data_spec, load_network, open_data
 from .decoder import UpBlock
 from .discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss, gradient_penalty
 from .joint import DGNet, load_dgnet, settings_of
-from .showing import judge_spec, pack_sheet, read_images
+from .showing import judge_spec, pack_sheet, read_images, three_people, walk
 from .structure import ConvBlock
 from ..image_quality import FeatureStatistics, diversity, dssim_lab, frechet_distance, inception_features, reid_features, ssim
 from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
@@ -29,9 +29,10 @@ from ..training import Loop, fit, make_fabric
 from ..worlds import ReIDSet
 
 # %% auto #0
-__all__ = ['LSGAN_SCALES', 'LSGAN_VERSION', 'REALISM_VERSION', 'NoisePainter', 'LSGANSettings', 'lsgan_settings', 'LSGANStep',
-           'lsgan_spec', 'train_lsgan', 'load_painter', 'from_noise', 'realism_spec', 'two_halves', 'swapped_people',
-           'features_of', 'distance', 'resampled_distances', 'dssim_by_person', 'measure_realism']
+__all__ = ['LSGAN_SCALES', 'LSGAN_VERSION', 'REALISM_VERSION', 'HALFWAY_VERSION', 'NoisePainter', 'LSGANSettings',
+           'lsgan_settings', 'LSGANStep', 'lsgan_spec', 'train_lsgan', 'load_painter', 'from_noise', 'realism_spec',
+           'two_halves', 'swapped_people', 'features_of', 'distance', 'resampled_distances', 'dssim_by_person',
+           'measure_realism', 'realism_lost', 'resampled_losses', 'halfway_spec', 'measure_halfway']
 
 # %% ../../nbs/2_dgnet/10_unconditional.ipynb #b5e63b07
 class NoisePainter(nn.Module):
@@ -279,3 +280,59 @@ def _feature_function(inception: str, ask, of: RunSpec, source: ReIDSet):
     if (path := os.environ.get(f"DGNB_WEIGHTS_{inception}")) is None:
         raise RunStoreError(f"the run needs the Inception weights {inception}...: say where they are with weights_name(PATH)")
     return inception_features(path)
+
+# %% ../../nbs/2_dgnet/10_unconditional.ipynb #8b59a248
+def realism_lost(
+    rows: np.ndarray,  # N x 3 x D: features of the first, the middle and the last picture of each row
+    reference: np.ndarray,  # M x D: of real pictures
+) -> float:
+    """How much farther from real pictures the middle of the rows is than their ends are on average."""
+    first, middle, last = (distance(rows[:, k], reference) for k in range(3))
+    return middle - (first + last) / 2
+
+
+def resampled_losses(
+    kinds: Mapping[str, np.ndarray],  # each N x 3 x D, the same N people
+    reference: np.ndarray,  # M x D
+    resamples: int = 40,  # how often
+    seed: int = 0,  # of the draws
+) -> dict[str, np.ndarray]:  # each float [resamples], resampled together
+    """What is lost halfway, rows and real pictures drawn again with replacement."""
+    found = {kind: np.zeros(resamples) for kind in kinds}
+    for k in range(resamples):
+        draw = numpy_generator("halfway resample", seed, k)
+        base = reference[draw.integers(0, len(reference), len(reference))]
+        for kind, rows in kinds.items():
+            chosen = numpy_generator("halfway rows", seed, k).integers(0, len(rows), len(rows))
+            found[kind][k] = realism_lost(rows[chosen], base)
+    return found
+
+# %% ../../nbs/2_dgnet/10_unconditional.ipynb #ef82e090
+HALFWAY_VERSION = 1
+
+
+def halfway_spec(
+    of: RunSpec,  # a "dgnet" run
+    rows: int = 128,  # rows of each kind
+    resamples: int = 40,  # of the rows, for intervals
+) -> RunSpec:
+    """The name of the run that measures what is lost halfway between two people."""
+    return RunSpec("dgnet-halfway", HALFWAY_VERSION, {"of": of.as_dict(), "rows": rows, "resamples": resamples}, of.as_dict()["data"], of.seed)
+
+
+@recipe("dgnet-halfway", version=HALFWAY_VERSION)
+def measure_halfway(context: RunContext) -> None:
+    """Walk between appearances and between structures; distances of both ends and of the middle, and what is lost there."""
+    plan = context.spec.as_dict()
+    asked, source, store = plan["settings"], open_data(plan["data"]), RunStore(local=context.folder.parent)
+    ask = lambda spec: store.get(spec, train=True, weights=True, progress=context.progress)
+    of = RunSpec(**asked["of"])
+    model, features = load_dgnet(ask(of)), _feature_function("", ask, of, source)
+    reference = features_of(denormalise(read_images(source, source.query[:512], model.settings.size).cpu()), features)
+    made = walk(model, source, three_people(source, asked["rows"]), steps=3)
+    kinds = {kind: features_of(tiles.flatten(0, 1), features).reshape(*tiles.shape[:2], -1) for kind, tiles in made.items()}
+    again = resampled_losses(kinds, reference, asked["resamples"])
+    if context.writes:
+        context.save_metrics({kind: {"distances": [distance(rows[:, k], reference) for k in range(3)], "lost": realism_lost(rows, reference)} for kind, rows in kinds.items()}
+                             | {"rows": asked["rows"], "features": features.name})
+        context.save_per_query({f"lost_{kind}": values.astype(np.float32) for kind, values in again.items()})
