@@ -138,6 +138,7 @@ def probe_all(
 # %% ../nbs/1_foundations/15_probes.ipynb #607ee8c9
 def draw_skills(
     tables: Mapping[str, pd.DataFrame],  # name of the feature -> group, factor, skill, low, high
+    lowest: float = -0.4,  # the axis ends here; an interval that goes on has an arrow and its end in words
 ) -> Figure:
     """Skill of each factor as a dot with its interval, grouped as in the paper's Table 1."""
     factors = list(dict.fromkeys(name for table in tables.values() for name in table.factor))
@@ -147,6 +148,10 @@ def draw_skills(
         y = np.array([factors.index(name) for name in table.factor]) + offset
         spread = np.abs(table[["low", "high"]].to_numpy().T - table.skill.to_numpy())
         ax.errorbar(table.skill, y, xerr=spread, fmt=marker, markersize=4, linewidth=1.2, label=label)
+        for height, low in zip(y, table.low):
+            if low < lowest:
+                ax.annotate(f"to {low:.2f}", (lowest, height), (6, 0), textcoords="offset points", fontsize=7, va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+                ax.plot(lowest, height, marker="<", markersize=5, color=ax.lines[-1].get_color(), clip_on=False)
     group_of = {name: group for group, names in FACTORS.items() for name in names}
     for row in range(1, len(factors)):
         if group_of[factors[row]] != group_of[factors[row - 1]]:
@@ -154,6 +159,8 @@ def draw_skills(
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--")
     ax.set(yticks=range(len(factors)), yticklabels=[name.replace("_", " ") for name in factors], xlabel="skill (1 = perfect, 0 = a constant guess)")
     ax.invert_yaxis()
+    if min(table.low.min() for table in tables.values()) < lowest:
+        ax.set_xlim(left=lowest)
     if len(tables) > 1:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(tables), borderaxespad=0.2)  # above: dots may be anywhere
     return fig
