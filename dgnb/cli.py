@@ -80,7 +80,7 @@ def run(
     plain: Annotated[bool, typer.Option("--plain", help="run the code without Jupyter packages; keeps no executed notebook")] = False,
 ):
     """Regenerate tables and figures. Trains nothing unless asked to; what was never trained is drawn as *not run*."""
-    from dgnb.parameters import RunnerError
+    from dgnb.parameters import RunnerError, parameters_of
     from dgnb.runner import cores, plan
     overrides = dict(_pair(text) for text in parameter or [])
     if kernel and plain or ship and plain:
@@ -99,7 +99,8 @@ def run(
     workers = workers or (1 if scale in ("gpu", "paper") else max(1, min(cores(), len(items), 4)))
     options = dict(mode="kernel" if kernel else "plain" if plain else "warm", show=train or fresh,
                    threads=int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers)))
-    jobs = [plan(one, scale, overrides, how, data, **options) for one in items]
+    takes = lambda one: one.id in item or "data" in parameters_of(catalogue.notebook(one))  # of a whole paper, tables of layers need no set
+    jobs = [plan(one, scale, overrides, how, data if takes(one) else "", **options) for one in items]
     raise typer.Exit(_run(jobs, workers, dask, ship))
 
 

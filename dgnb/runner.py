@@ -29,6 +29,7 @@ from dgnb.paths import figures_dir
 MODES = ("warm", "kernel", "plain")
 NOTEBOOK = "notebook.ipynb"  # the executed copy
 PATHS = ("data", "weights", "inception")  # parameters that name a file or a folder
+SETS = ("worlds", "world", "joint_on", "offline_on")  # parameters that name sets
 STOPPED = "stopped by Ctrl-C"
 
 
@@ -96,14 +97,23 @@ def _absolute(name: str, value: Any) -> Any:
 
 
 def _check_sets(item: Item, wanted: Mapping[str, Any]) -> None:
-    """RunnerError when real data are given and `worlds` still names synthetic ones that are not among them."""
-    if not wanted.get("data") or "worlds" not in wanted:
+    """RunnerError when real data are given and a parameter still names synthetic sets that are not among them."""
+    if not wanted.get("data"):
         return
-    standins = {one.get("standin") for one in load_catalogue().sets.values()}
-    synthetic = [name for name in wanted["worlds"] if name in standins and not Path(wanted["data"], name).is_dir()]
-    if synthetic:
-        real = next((name for name in item.choices.get("worlds", ()) if not name.startswith("mannequin-") and Path(wanted["data"], name).is_dir()), "NAME")
-        raise RunnerError(f"{item.id}: {synthetic[0]} is synthetic and not in {wanted['data']}; name the real set by its folder there: -p 'worlds=[{real}]'")
+    there, standins = Path(wanted["data"]), {one.get("standin") for one in load_catalogue().sets.values()}
+    listed = {name: [value] if isinstance(value, str) else value for name, value in wanted.items() if name in SETS}
+    synthetic = {name: [one for one in values if one in standins and not (there / one).is_dir()] for name, values in listed.items()}
+    if wrong := [name for name in SETS if synthetic.get(name)]:
+        mends = " ".join(f"-p {_real(item, name, there)}" for name in wrong)
+        raise RunnerError(f"{item.id}: {synthetic[wrong[0]][0]} is synthetic and not in {there}; name the real set by its folder there: {mends}")
+
+
+def _real(item: Item, name: str, there: Path) -> str:
+    """What to write for a parameter that names sets, when they lie in a folder."""
+    if name.endswith("_on"):
+        return f"'{name}=[]'"  # all of `worlds`
+    real = next((one for one in item.choices.get(name, ()) if not one.startswith("mannequin-") and (there / one).is_dir()), "NAME")
+    return f"'{name}=[{real}]'" if name == "worlds" else f"{name}={real}"
 
 
 def _ipc(stack: str) -> dict[str, Any]:
