@@ -1,6 +1,8 @@
 """Retrieval metrics against a slow reference that sorts and walks, and against every kind of bad input."""
 import json
 import math
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -278,6 +280,26 @@ def test_lower_matmul_precision_is_not_used_behind_the_callers_back(monkeypatch)
     finally: torch.set_float32_matmul_precision(before)
     monkeypatch.setattr(retrieval, "_inner_product", None)
     assert products(torch.eye(3), torch.eye(3)).equal(torch.eye(3))
+
+
+def _another_signature(a, b, bias): raise AssertionError("never reached")
+
+
+@pytest.mark.parametrize("mkldnn", [
+    SimpleNamespace(), SimpleNamespace(_linear_pointwise=_another_signature), SimpleNamespace(_linear_pointwise=lambda a, b, *_: a @ b.T + 1),
+    SimpleNamespace(_linear_pointwise=Mock(side_effect=NotImplementedError("built without oneDNN")))], ids=["gone", "signature", "wrong", "not built"])
+def test_torch_without_the_routine_that_is_not_public(monkeypatch, mkldnn):
+    """Whatever a torch does to it, products fall back to the public routine and stay right."""
+    monkeypatch.setattr(torch.ops, "mkldnn", mkldnn)
+    monkeypatch.setattr(retrieval, "_inner_product", retrieval._one_dnn())
+    a, b = torch.randn(5, 7), torch.randn(6, 7)
+    assert products(a, b).equal(a @ b.T)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+def test_this_torch_has_the_fast_routine():
+    """Says so when a new torch has taken it away, which costs speed on AMD processors and nothing else."""
+    assert retrieval._inner_product is torch.ops.mkldnn._linear_pointwise
 
 
 class TestFeatureDistances:
