@@ -19,14 +19,16 @@ from dgnb.worlds import decode_image, encode_jpeg
 from .holes import Cases, twin_cases
 from .localizer import BANDS, OcclusionLocalizer, Rule
 from .localizer_truth import auc_by_share, auc_interval, score_auc
+from .repair import Flagging
 from .spatial import to_levels
 from .stcnet import compare, load_stcnet
 from .video_reid import VideoReIDNetwork
 from .video_training import VideoSettings, load_video_network, open_video_data
 
-__all__ = ["METHODS", "localizer_truth_spec", "completions_spec", "activations_spec", "world_of", "pictures", "energy_share", "as_interval"]
+__all__ = ["METHODS", "localizer_truth_spec", "completions_spec", "activations_spec", "world_of", "pictures", "energy_share", "as_interval", "flag_words"]
 
 LOCALIZER_TRUTH_VERSION = COMPLETIONS_VERSION = ACTIVATIONS_VERSION = 1
+PAPER_RULE = ("threshold", 0.89)  # VRSTC, Table 2
 METHODS = {  # what is held against the truth -> options of `OcclusionLocalizer`
     "network": {"centre": "mean", "measure": "cosine"},  # as VRSTC has it
     "network, median": {"centre": "median", "measure": "cosine"},
@@ -80,6 +82,20 @@ def localizer_truth_spec(
     """The name of the run that holds a localizer against exact masks."""
     settings = {"of": of.as_dict(), "limit": limit, "shown": shown, "rule": [rule.kind, rule.value]}
     return RunSpec("localizer-truth", LOCALIZER_TRUTH_VERSION, settings, of.as_dict()["data"], of.seed)
+
+
+def flag_words(
+    flags: Flagging,  # by scores
+    truth: Run | None,  # "localizer-truth" of the network that scores; None: how often flags are right is not said
+) -> str:
+    """What is flagged, beside the paper's rule, and how often either is right, as a sentence."""
+    name = {"quantile": "the lowest {:.0%} of all bands", "threshold": "bands that score below {:g}"}
+    known = {(row["rule"], row["value"]): row for row in truth.metrics["rules"]} if truth else {}
+    right = lambda rule: " ({precision:.0%} of them are occluded, and {recall:.0%} of all occluded bands are among them)".format(**known[rule]) if rule in known else ""
+    ours, paper = (flags.rule, flags.value), PAPER_RULE
+    text = f"The localizer flags {name[ours[0]].format(ours[1])}{right(ours)}"
+    text += "." if ours == paper else f", where the paper takes {name[paper[0]].format(paper[1])}{right(paper)}."
+    return text + (f" Both by the scores of this very network; a band counts as occluded where {truth.spec.settings['limit']:.0%} of the person in it is hidden." if known else "")
 
 
 def _method_scores(world: VideoWorld, records, network, size, rule: Rule) -> dict[str, pd.DataFrame]:
