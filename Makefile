@@ -10,7 +10,7 @@ TRAIN_FLAG := $(if $(FRESH),--fresh,$(if $(TRAIN),--train,))
 export PYTHONWARNINGS ?= ignore
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup install figures test lab bench readme site course outputs ship clean distclean
+.PHONY: help setup install figures test lab bench paper-check readme site course outputs ship clean distclean
 
 help:
 	@echo "make figures   every figure and table of the papers from the shipped runs (ALL=1 adds ours, TRAIN=1 trains what is missing, FRESH=1 retrains all)"
@@ -19,6 +19,7 @@ help:
 	@echo "make site      the notebooks as a static site in _site/, searchable, to be read without a network"
 	@echo "make course    for a class: _course/student (no solutions), _course/teacher (solutions that run, a plan), _course/slides"
 	@echo "make bench     speed and memory as ratios against named baselines"
+	@echo "make paper-check  does every item start at paper scale? tiny sets in the official layouts, published sizes, two steps of each training (most of an hour on one core)"
 	@echo "make outputs   run the lessons again and store what they show (NB=path for one)"
 	@echo "make ship      run the result notebooks at laptop scale and store what they show (ITEM=name for one)"
 	@echo "make readme    README.md from nbs/index.ipynb and the records"
@@ -61,6 +62,9 @@ course: $(STAMP)
 
 bench: $(STAMP)
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/run.py $(BENCH)
+
+paper-check: $(STAMP)
+	$(BIN)/python -m pytest -n0 tests/paper_scale.py $(if $(ITEM),-k $(ITEM))
 
 outputs: $(STAMP)
 	$(BIN)/python tools/notebooks.py execute $(NB)

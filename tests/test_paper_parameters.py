@@ -9,6 +9,7 @@ import pytest
 import torch
 from real_sets import IMAGES, VIDEOS, write_real_sets
 
+from dgnb.baseline import weights_name
 from dgnb.catalogue import load_catalogue
 from dgnb.cli import main
 from dgnb.parameters import RunnerError, help_of, parameters_of
@@ -46,12 +47,13 @@ def _dicts(value):
 
 @pytest.mark.parametrize("item", [item for item in ITEMS if takes_data(item)], ids=lambda item: item.id)
 def test_the_published_runs_are_asked_for(item, root, tmp_path, monkeypatch):
-    """As `dgnb run ITEM --scale paper --data ROOT` does, without --train: every run is named, and is of the published size on the real set."""
+    """As `dgnb run ITEM --scale paper --data ROOT -p weights=FILE` does, without --train: every run is named, of the published size, on the real set, from ImageNet weights."""
     for name in ("FIGURES", "RUNS", "SHIPPED_RUNS"):
         monkeypatch.setenv(f"DGNB_{name}", str(tmp_path / name))
     if item.id == "stcnet-switches":  # it counts the weights of twenty networks and asks none of them anything
         monkeypatch.setattr(torch.nn.modules.conv._ConvNd, "reset_parameters", lambda self: None)
-    job = plan(item, "paper", data=str(root), mode="plain")
+    (tmp_path / "imagenet.pth").write_bytes(b"weights")
+    job = plan(item, "paper", {"weights": str(tmp_path / "imagenet.pth")}, data=str(root), mode="plain")
     outcome = execute(job)
     assert outcome.ok, outcome.cause
     record = json.loads((Path(job.folder) / "record.json").read_text())
@@ -63,6 +65,7 @@ def test_the_published_runs_are_asked_for(item, root, tmp_path, monkeypatch):
         settings = spec["settings"]
         if "backbone" in settings:
             assert (settings["backbone"], settings["truncate"], settings["height"], settings["width"]) == ("resnet50", 0, 256, 128)
+            assert settings["weights"] == weights_name(tmp_path / "imagenet.pth")
         if spec["recipe"] in ("dgnet", "lsgan"):
             assert settings["iterations"] == 100_000
         if spec["recipe"] == "stcnet":

@@ -61,10 +61,11 @@ def switched_plan(
     scale: str = "smoke",  # one of `SCALES`
     length: float = 1.0,  # of STCnet's training, as a share of the scale's
     seed: int = 0,
+    **reid,  # changes to `video_settings`, of the networks that guide and search
 ) -> VRSTCPlan:
     """The plan of a row; ValueError for a row that is not there."""
     changes = dict(SWITCHES[choose(row, SWITCHES, "switch")].changes)
-    return VRSTCPlan(scale, seed, stcnet={"iterations": max(2, round(length * stcnet_settings(scale).iterations))} | changes)
+    return VRSTCPlan(scale, seed, reid=reid, stcnet={"iterations": max(2, round(length * stcnet_settings(scale).iterations))} | changes)
 
 
 def switch_spec(
