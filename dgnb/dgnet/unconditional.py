@@ -21,18 +21,20 @@ from .discriminator import MultiScaleDiscriminator, discriminator_loss, generato
 from .joint import DGNet, load_dgnet, settings_of
 from .showing import judge_spec, pack_sheet, read_images, three_people, walk
 from .structure import ConvBlock
+from .swaps import empty_places
 from ..image_quality import FeatureStatistics, diversity, dssim_lab, frechet_distance, inception_features, reid_features, ssim
 from ..run_store import Run, RunContext, RunSpec, RunStore, RunStoreError, recipe
 from ..sampling import train_loader
 from ..scales import SCALES, choose, generator, numpy_generator
 from ..training import Loop, fit, make_fabric
-from ..worlds import ReIDSet
+from ..worlds import ReIDSet, World
 
 # %% auto #0
-__all__ = ['LSGAN_SCALES', 'LSGAN_VERSION', 'REALISM_VERSION', 'HALFWAY_VERSION', 'NoisePainter', 'LSGANSettings',
-           'lsgan_settings', 'LSGANStep', 'lsgan_spec', 'train_lsgan', 'load_painter', 'from_noise', 'realism_spec',
-           'two_halves', 'swapped_people', 'features_of', 'distance', 'resampled_distances', 'dssim_by_person',
-           'measure_realism', 'realism_lost', 'resampled_losses', 'halfway_spec', 'measure_halfway']
+__all__ = ['LSGAN_SCALES', 'LSGAN_VERSION', 'REALISM_VERSION', 'NOBODY_VERSION', 'HALFWAY_VERSION', 'NoisePainter',
+           'LSGANSettings', 'lsgan_settings', 'LSGANStep', 'lsgan_spec', 'train_lsgan', 'load_painter', 'from_noise',
+           'realism_spec', 'two_halves', 'swapped_people', 'features_of', 'distance', 'resampled_distances',
+           'dssim_by_person', 'measure_realism', 'nobody_spec', 'shuffled', 'measure_nobody', 'realism_lost',
+           'resampled_losses', 'halfway_spec', 'measure_halfway']
 
 # %% ../../nbs/2_dgnet/10_unconditional.ipynb #b5e63b07
 class NoisePainter(nn.Module):
@@ -280,6 +282,43 @@ def _feature_function(inception: str, ask, of: RunSpec, source: ReIDSet):
     if (path := os.environ.get(f"DGNB_WEIGHTS_{inception}")) is None:
         raise RunStoreError(f"the run needs the Inception weights {inception}...: say where they are with weights_name(PATH)")
     return inception_features(path)
+
+# %% ../../nbs/2_dgnet/10_unconditional.ipynb #cb012494
+NOBODY_VERSION = 1
+
+
+def nobody_spec(
+    of: RunSpec,  # a "dgnet" run
+    images: int = 1600,  # as of `realism_spec`
+    resamples: int = 40,  # likewise, over the same draws of real pictures
+    inception: str = "",  # likewise
+) -> RunSpec:
+    """The name of the run that measures pictures in which nobody is seen."""
+    return RunSpec("dgnet-nobody", NOBODY_VERSION, {"of": of.as_dict(), "images": images, "resamples": resamples, "inception": inception}, of.as_dict()["data"], of.seed)
+
+
+def shuffled(images: torch.Tensor, seed: int = 0) -> torch.Tensor:  # uint8 N x 3 x H x W -> the same
+    """Pictures whose pixels have changed places, each in a way of its own."""
+    order = numpy_generator("shuffled pixels", seed).random((len(images), images[0, 0].numel())).argsort(1)
+    return images.flatten(2).gather(2, torch.from_numpy(order)[:, None].expand(-1, 3, -1)).view_as(images)
+
+
+@recipe("dgnet-nobody", version=NOBODY_VERSION)
+def measure_nobody(context: RunContext) -> None:
+    """Distances from real pictures of real pictures with shuffled pixels and, in a world, of the same places without the person."""
+    plan = context.spec.as_dict()
+    asked, source, store = plan["settings"], open_data(plan["data"]), RunStore(local=context.folder.parent)
+    ask = lambda spec: store.get(spec, train=True, weights=True, progress=context.progress)
+    of = RunSpec(**asked["of"])
+    settings, features = settings_of(of), _feature_function(asked["inception"], ask, of, source)
+    halves = two_halves(source, asked["images"])
+    reference, real = (denormalise(read_images(source, half, settings.size)) for half in halves)
+    sets = {"shuffled": shuffled(real)} | ({"nobody": empty_places(source, halves[1], settings.size)} if isinstance(source, World) else {})
+    base, found = features_of(reference, features), {name: features_of(images, features) for name, images in sets.items()}
+    again = resampled_distances(base, found, asked["resamples"])
+    if context.writes:
+        context.save_metrics({name: {"frechet": distance(values, base)} for name, values in found.items()} | {"images": len(real)})
+        context.save_per_query({f"frechet_{name}": values.astype(np.float32) for name, values in again.items()})
 
 # %% ../../nbs/2_dgnet/10_unconditional.ipynb #8b59a248
 def realism_lost(
