@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from ..paths import local_runs, shipped_runs
 from ..run_store import MissingRun, Run, RunSpec, RunStore, RunStoreError, check_files
 from ..safe_files import write_bytes, write_json
 from ..tracklets import TrackletRecord, VideoReIDSet
-from ..video_sets import VIDEO_LAYOUTS, guess_video_layout, load_video_set
+from ..video_sets import VIDEO_LAYOUTS, check_tracklets, guess_video_layout, load_video_set
 from ..video_worlds import make_video_world
 from .localizer import OcclusionLocalizer, Rule
 from .repair import home_splits, repair_set, tracklet_path, tracklet_table
@@ -33,8 +35,8 @@ from .video_training import VideoSettings, load_video_network, video_data_spec, 
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'open_tracklets', 'is_synthetic', 'find_run', 'default_painter', 'default_scorer', 'open_painter',
-           'open_scorer', 'outside', 'score_pictures', 'localize_tracklets', 'repair_tracklets', 'own_settings',
-           'own_guider', 'adopt_guider', 'train_tracklets']
+           'open_scorer', 'outside', 'score_pictures', 'all_damage', 'localize_tracklets', 'repair_tracklets',
+           'own_settings', 'own_guider', 'adopt_guider', 'train_tracklets']
 
 # %% ../../nbs/3_vrstc/06b_own_videos.ipynb #a83ad5e5
 def _leaves(folder: Path) -> list[Path]:
@@ -171,6 +173,21 @@ def score_pictures(
         write_bytes(file, figure_png(draw_scores(_Frames(source, record), scores[record], list(cuts.values()))))
     return files
 
+# %% ../../nbs/3_vrstc/06b_own_videos.ipynb #34258111
+@contextmanager
+def all_damage(
+    source: VideoReIDSet,  # what is being read
+) -> Iterator[None]:
+    """Turn the error at a first damaged frame into a ValueError that names all of a folder's damaged frames; other errors pass."""
+    try:
+        yield
+    except ValueError as error:
+        found = check_tracklets(source) if isinstance(source, FolderTracklets) and "cannot be " in str(error) else []
+        if len(found) < 2:
+            raise
+        names = ", ".join(os.path.relpath(problem.name, source.root) for problem in found)
+        raise ValueError(f"{len(found)} frames in {source.root} cannot be used: {names}; replace or remove them, then give the same command again") from error
+
 # %% ../../nbs/3_vrstc/06b_own_videos.ipynb #3d58879c
 def localize_tracklets(
     source: VideoReIDSet,  # e.g. of `open_tracklets`
@@ -180,7 +197,7 @@ def localize_tracklets(
     pictures: int = 20,  # how many tracklets are drawn at most
     progress: str = "auto",  # "auto", "bar", "lines" or "off"
 ) -> pd.DataFrame:  # columns split, tracklet, frame, band, score, flagged
-    """Score all bands, flag the low ones, write table and pictures. ValueError names a frame that cannot be read."""
+    """Score all bands, flag the low ones, write table and pictures. ValueError names all frames that cannot be read."""
     run, out = scorer if isinstance(scorer, Run) else open_scorer(scorer), outside(source, out)
     device, stamp = "cuda" if torch.cuda.is_available() else "cpu", {"source": source.fingerprint, "scorer": run.spec.name}
     file, mark = out / "scores.csv", out / "scores.json"
@@ -190,7 +207,9 @@ def localize_tracklets(
         write_scores(table, file)
     else:
         size = VideoSettings(**run.spec.as_dict()["settings"]).size
-        table = localize_set(OcclusionLocalizer(load_video_network(run).to(device), size, rule=rule, device=device), source, file, progress=progress)
+        localizer = OcclusionLocalizer(load_video_network(run).to(device), size, rule=rule, device=device)
+        with all_damage(source):
+            table = localize_set(localizer, source, file, progress=progress)
         write_json(mark, stamp)
     if pictures:
         score_pictures(source, table, rule.cuts(table), out, pictures)
@@ -206,7 +225,7 @@ def repair_tracklets(
     rule: Rule = Rule("quantile", 0.1),  # how scores become flags
     progress: str = "auto",  # "auto", "bar", "lines" or "off"
 ) -> pd.DataFrame:  # one row per flagged frame, see `plan_repairs`
-    """Repair tracklets into a folder, going on where it stopped. ValueError names a frame that cannot be read, or an output within the input."""
+    """Repair tracklets into a folder, going on where it stopped. ValueError names all frames that cannot be read, or an output within the input."""
     out = outside(source, out)
     painter = model if isinstance(model, Run) else open_painter(model)
     if scores:
@@ -214,7 +233,8 @@ def repair_tracklets(
     else:
         table = localize_tracklets(source, out, scorer if isinstance(scorer, Run) else open_scorer(scorer, painter), rule, 0, progress)
     net = load_stcnet(painter).to("cuda" if torch.cuda.is_available() else "cpu")
-    return repair_set(source, net, table, out, progress=progress)
+    with all_damage(source):
+        return repair_set(source, net, table, out, progress=progress)
 
 # %% ../../nbs/3_vrstc/06b_own_videos.ipynb #9f11f9f8
 def own_settings(
