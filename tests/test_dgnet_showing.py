@@ -11,7 +11,7 @@ from dgnb.dgnet.showing import (MIDDLE, bend, cut_sheet, edges, grid_spec, judge
 from dgnb.dgnet.step import dgnet_settings
 from dgnb.dgnet.swaps import swap_pairs
 from dgnb.dgnet.transfer import evaluate_on, transfer_spec
-from dgnb.dgnet.unconditional import (LSGANSettings, NoisePainter, distance, dssim_by_person, from_noise, load_painter, lsgan_settings, lsgan_spec, resampled_distances,
+from dgnb.dgnet.unconditional import (LSGANSettings, NoisePainter, distance, dssim_by_person, from_noise, load_painter, lsgan_settings, lsgan_spec, realism_lost, resampled_distances, resampled_losses, shuffled,
                                       swapped_people, two_halves)
 from dgnb.run_store import RunSpec, RunStore, RunStoreError
 from dgnb.worlds import make_world
@@ -179,6 +179,28 @@ def test_distances_and_their_resamples():
     again = resampled_distances(base, {"near": near, "far": far}, 10)
     assert (again["far"] > again["near"]).all()
     assert np.array_equal(resampled_distances(base, {"near": near, "far": far}, 10)["far"], again["far"])
+
+
+def test_what_is_lost_halfway_is_what_the_middle_moved():
+    draw = np.random.default_rng(0)
+    ends, reference = draw.normal(size=(60, 2, 3)), draw.normal(size=(80, 3))
+    between = lambda middle: np.stack([ends[:, 0], middle, ends[:, 1]], 1)
+    still, moved = (between(ends[:, 0] + shift) for shift in (0, 3))
+    (first, last), middle = (distance(ends[:, k], reference) for k in (0, 1)), distance(ends[:, 0] + 3, reference)
+    assert realism_lost(still, reference) == pytest.approx((first - last) / 2)
+    assert realism_lost(moved, reference) == pytest.approx(middle - (first + last) / 2)
+    again = resampled_losses({"still": still, "moved": moved}, reference, 4)
+    assert again["moved"].shape == (4,) and (again["moved"] > again["still"]).all()
+    np.testing.assert_array_equal(resampled_losses({"moved": moved}, reference, 4)["moved"], again["moved"])  # each kind has the same rows, whatever stands beside it
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 99))
+def test_shuffled_pixels_are_the_same_pixels(count, seed):
+    images = torch.arange(count * 3 * 5 * 4).remainder(251).to(torch.uint8).view(count, 3, 5, 4)
+    moved = shuffled(images, seed)
+    colours = lambda x: [sorted(map(tuple, one.flatten(1).T.tolist())) for one in x]
+    assert colours(moved) == colours(images) and not torch.equal(moved, images), "whole pixels move, channels stay together"
 
 
 def test_diversity_by_person():
