@@ -11,8 +11,8 @@ from dgnb.dgnet.showing import (MIDDLE, bend, cut_sheet, edges, grid_spec, judge
 from dgnb.dgnet.step import dgnet_settings
 from dgnb.dgnet.swaps import swap_pairs
 from dgnb.dgnet.transfer import evaluate_on, transfer_spec
-from dgnb.dgnet.unconditional import (LSGANSettings, NoisePainter, distance, dssim_by_person, from_noise, load_painter, lsgan_settings, lsgan_spec, realism_lost, resampled_distances, resampled_losses, shuffled,
-                                      swapped_people, two_halves)
+from dgnb.dgnet.unconditional import (LSGANSettings, NoisePainter, distance, dssim_by_person, from_noise, load_painter, lsgan_settings, lsgan_spec, realism_lost, resampled_distances,
+                                      resampled_losses, shuffled, swapped_people, two_halves)
 from dgnb.run_store import RunSpec, RunStore, RunStoreError
 from dgnb.worlds import make_world
 
