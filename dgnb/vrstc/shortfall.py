@@ -24,6 +24,7 @@ QUESTIONS = {  # what is put into the holes of truly occluded frames -> words
     "two": "mean of the two neighbours that STCnet is given",
     "softened": "STCnet, blurred by one pixel",
     "mixed": "half STCnet, half the mean of the other frames",
+    "clean": "STCnet, no trace of the occluder in the bands that it sees",
     "answer": "STCnet, given the true frame for both neighbours",
     "quarter": "the true frame at a quarter of its height and width, enlarged",
     "half": "the true frame at half of its height and width, enlarged",
@@ -45,11 +46,12 @@ def easier_questions(
     cases: Cases,
 ) -> dict[str, torch.Tensor]:  # one of N x 3 x H x W for each of `QUESTIONS`
     """The holes filled by the network, by simple means of what it is given, and by what would be left of the truth itself."""
-    painted, mean = net.complete(cases.frame, cases.previous, cases.next, cases.mask), baselines(cases)["mean band"]
-    fill = lambda images: compose(images, cases.frame, cases.mask)
-    return {"stcnet": painted, "mean_band": mean, "two": fill((cases.previous + cases.next) / 2), "softened": fill(gaussian_blur(painted, [7, 7], [1.0, 1.0])),
-            "mixed": fill((painted + mean) / 2), "answer": net.complete(cases.frame, cases.truth, cases.truth, cases.mask),
-            "quarter": fill(shrunk(cases.truth, 4)), "half": fill(shrunk(cases.truth, 2))}
+    asked = lambda frame, previous, following: net.complete(frame, previous, following, cases.mask)
+    painted, mean = asked(cases.frame, cases.previous, cases.next), baselines(cases)["mean band"]
+    images = {"stcnet": painted, "mean_band": mean, "two": (cases.previous + cases.next) / 2, "softened": gaussian_blur(painted, [7, 7], [1.0, 1.0]), "mixed": (painted + mean) / 2,
+              "clean": asked(cases.truth, cases.previous, cases.next), "answer": asked(cases.frame, cases.truth, cases.truth),
+              "quarter": shrunk(cases.truth, 4), "half": shrunk(cases.truth, 2)}
+    return {name: compose(images[name], cases.frame, cases.mask) for name in QUESTIONS}
 
 
 def shortfall_spec(
