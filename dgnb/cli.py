@@ -159,7 +159,7 @@ def _overview(folders: list[Path], scale: str) -> None:
     for line in columns(claim_lines(folders)):
         say(line)
     if page := write_overview(folders, scale):
-        say(f"{counts(list(claims_in(folders)))}; the same with links: {page}")
+        say(f"{counts(list(claims_in(folders)))}; with links, and with all items made at this scale: {page}")
 
 
 def _shipped(job, outcome):
