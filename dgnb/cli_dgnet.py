@@ -83,7 +83,15 @@ def train_dgnet(
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None
+    warn_of_precision(run)
     report(run)
+
+
+def warn_of_precision(run) -> None:
+    """Say that a run was found and not made, where it is of another precision than was asked for."""
+    from dgnb.runner import precision_note
+    note = precision_note([run.record.get("precision", "")], os.environ.get("DGNB_PRECISION", ""))
+    warn(f"{note}: another --out FOLDER trains anew" if note else "")
 
 
 def report(run) -> None:

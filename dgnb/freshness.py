@@ -43,6 +43,11 @@ def notebook_hash(path: Path) -> str:
 
 def module_hash(path: Path) -> str:
     """Hash of a module without blank lines and comment lines (nbdev's cell markers are comments)."""
+    return _module_hash(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _module_hash(path: Path, modified: int) -> str:
     lines = (line.rstrip() for line in path.read_text(encoding="utf-8").splitlines())
     return sha("\n".join(line for line in lines if line and not line.lstrip().startswith("#")))
 
@@ -78,13 +83,13 @@ def modules_of(notebook: Path) -> list[str]:
             base = module or plain
             todo += [base] if base else []
             todo += [f"{base}.{name}".strip(".") for name in re.findall(r"\w+", names.split("#")[0])]
+    seen = {""}
     while todo:
-        name = todo.pop()
-        file = _file(name) if name else None
-        if file is None or name in found:
-            continue
-        found.add(name)
-        todo += [*_imports(file, file.stat().st_mtime_ns), name.rpartition(".")[0]]
+        if (name := todo.pop()) not in seen:
+            seen.add(name)
+            if file := _file(name):
+                found.add(name)
+                todo += [*_imports(file, file.stat().st_mtime_ns), name.rpartition(".")[0]]
     return sorted(found - set(PLUMBING))
 
 

@@ -42,6 +42,8 @@ class Progress:
     ):
         self.name, self.total, self.first, self.every, self.shown = name, total, start, every, -1
         self.mode, self.began, self.last, self.text = progress_mode(mode), time.monotonic(), time.monotonic(), ""
+        if 0 < start < total and self.mode != "off":
+            print(f"{name} goes on from iteration {start} of {total}", file=sys.stderr, flush=True)
         self.bar = tqdm(total=total, initial=start, desc=name, file=sys.stderr, dynamic_ncols=True) if self.mode == "bar" else None
 
     def step(self, iteration: int, row: Mapping[str, Any] | None = None) -> None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import forkserver
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dgnb.catalogue import Item, load_catalogue, one_of
-from dgnb.freshness import modules_of
+from dgnb.freshness import modules_of, run_folder
 from dgnb.parameters import RunnerError, changed_parameters, checked_parameters, folder_name, parameters_of, parse_value
 from dgnb.paths import figures_dir
 
@@ -160,8 +160,27 @@ def _verdict(job: Job, started: float) -> tuple[str, str]:
         return "the notebook ended without result.save(): it wrote no record.json", ""
     if other := _differing(job, record):
         return f"the record has other parameters than were asked for: {', '.join(other)}", ""
-    missing = len(record["missing"])
-    return "", f"{missing} run{'s' if missing > 1 else ''} not run: {record['command']}" if missing else ""
+    missing, other = len(record["missing"]), precision_note(map(_precision, record["runs"]), job.environment.get("DGNB_PRECISION", ""))
+    notes = [f"{missing} run{'s' if missing > 1 else ''} not run: {record['command']}"] * bool(missing) + [f"{other}: --fresh trains anew"] * bool(other)
+    return "", "; ".join(notes)
+
+
+def _precision(run: Mapping[str, Any]) -> str:
+    """In which precision a run that a record names was made; "" where that cannot be read."""
+    try:
+        return json.loads((run_folder(run) / "record.json").read_bytes())["precision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def precision_note(
+    made: Iterable[str],  # precisions that runs were made in; "" = not known
+    wanted: str,  # the precision that was asked for; "" = none
+) -> str:
+    """Which runs were found that were made in another precision than was asked for; "" when none."""
+    other = [one for one in made if one and wanted and one != wanted]
+    plural = "s were" if len(other) > 1 else " was"
+    return f"{len(other)} run{plural} there already, made in {', '.join(sorted(set(other)))} and not in {wanted}" if other else ""
 
 
 def execute(job: Job) -> Outcome:

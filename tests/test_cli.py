@@ -143,6 +143,18 @@ def test_options_reach_the_notebook(dgnb, tmp_path, monkeypatch):
     assert (found["DGNB_DEVICES"], found["DGNB_NODES"], found["DGNB_PRECISION"]) == ("2", "3", "bf16-mixed")
 
 
+def test_a_run_of_another_precision_is_named(dgnb, tmp_path, monkeypatch):
+    """Who asks for a precision and gets runs that were made in another is told, and how to get what was asked for."""
+    recipe = "from dgnb.run_store import RunSpec, recipe\n@recipe('tiny-toy')\ndef train(context):\n    context.save_metrics({'x': 1})\nresult.run(RunSpec('tiny-toy'));"
+    make_project(tmp_path, monkeypatch, a=(recipe,))
+    monkeypatch.delenv("DGNB_PRECISION", raising=False)
+    note = "1 run was there already, made in 32-true and not in bf16-mixed"
+    for words, said in ((("--train",), False), (("--precision", "bf16-mixed", "--train"), True), (("--precision", "32-true"), False),
+                        (("--precision", "bf16-mixed", "--fresh"), False), (("--precision", "bf16-mixed"), False)):
+        status, out, _ = dgnb("run", "tiny-a", "--scale", "smoke", *words)
+        assert status == 0 and (f"drawn ({note}: --fresh trains anew)" in out) == said, (words, out)
+
+
 def test_ship_stores_the_result(dgnb, tmp_path, monkeypatch):
     make_project(tmp_path, monkeypatch, a=("result.table(__import__('pandas').DataFrame({'x': [1]}))",))
     status, out, _ = dgnb("run", "tiny-a", "--scale", "laptop", "--ship")

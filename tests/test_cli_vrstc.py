@@ -181,6 +181,22 @@ def test_an_unreadable_frame_is_named(people, runs, tmp_path, dgnb):
     assert status == 2 and bad.name in err and "cannot be decoded" in err and err.strip().splitlines()[-1].startswith("dgnb: ")
 
 
+def test_all_damaged_frames_are_named_at_once(people, runs, tmp_path, dgnb):
+    """One error for a folder, not one for each frame after another wait; by localize, by repair that scores, and by repair of given flags."""
+    root = shutil.copytree(people, tmp_path / "people")
+    table = localize_tracklets(open_tracklets(root), tmp_path / "seen", runs["scorer"], pictures=0, progress="off")
+    table["flagged"] = (table.band == "lower") & table.frame.isin([0, 2, 3])  # so that repair paints the frames that will be damaged
+    table.to_csv(tmp_path / "flags.csv", index=False)
+    bad = [sorted(root.glob("*/*"))[n] / f"{n:03d}.jpg" for n in (0, 2, 3)]
+    bad[0].write_bytes(b"no picture"), bad[1].write_bytes(bad[1].read_bytes()[:200]), bad[2].write_bytes(b"")
+    for words in (("localize", root, "-o", tmp_path / "a", "--scorer", runs["scorer"].folder), ("repair", root, "-o", tmp_path / "b", "--model", runs["painter"].folder),
+                  ("repair", root, "-o", tmp_path / "c", "--model", runs["painter"].folder, "--scores", tmp_path / "flags.csv")):
+        status, _, err = dgnb(*words)
+        last = err.strip().splitlines()[-1]
+        assert status == 2 and last.startswith(f"dgnb: 3 frames in {root} cannot be used: ") and "replace or remove them" in last
+        assert all(path.relative_to(root).as_posix() in last for path in bad)
+
+
 def test_both_rules_are_too_many(people, dgnb, tmp_path):
     for words in (("localize", people, "--threshold", 0.5, "--share", 0.1), ("repair", people, "-o", tmp_path / "x", "--scores", "s.csv", "--threshold", 0.5)):
         status, _, err = dgnb(*words)
@@ -257,8 +273,9 @@ def test_training_on_own_tracklets(people, tmp_path, dgnb, monkeypatch):
     run = open_painter(folder)
     assert run.spec.as_dict()["settings"]["clean"] == "scores" and run.spec.as_dict()["settings"]["iterations"] == 2
     guider = RunSpec(**run.spec.as_dict()["settings"]["guider"])
-    again = dgnb(*words, "--guider", tmp_path / "runs" / guider.name)
-    assert again[0] == 0 and f"made {folder}" in again[1]
+    monkeypatch.setenv("DGNB_PRECISION", "")  # which the option sets
+    again = dgnb(*words, "--guider", tmp_path / "runs" / guider.name, "--precision", "bf16-mixed")
+    assert again[0] == 0 and f"made {folder}" in again[1] and "made in 32-true and not in bf16-mixed: another --out FOLDER trains anew" in again[2]
 
 
 def test_a_guider_of_other_people_is_refused(people, runs, tmp_path, dgnb):

@@ -490,7 +490,7 @@ def test_onnx_missing_says_how_to_get_it(monkeypatch, model, tmp_path):
 # the commands
 
 
-def test_train_command_from_folder_to_next_command(dgnb, folder, tmp_path):
+def test_train_command_from_folder_to_next_command(dgnb, folder, tmp_path, monkeypatch):
     words = ("train", "dgnet", "--data", folder, "--cameras", folder.parent / "cameras.csv", "--out", tmp_path, "--scale", "smoke", "--iterations", "2")
     status, out, err = dgnb(*words)
     assert status == 0, err
@@ -500,6 +500,9 @@ def test_train_command_from_folder_to_next_command(dgnb, folder, tmp_path):
     assert open_folder(run).record["threads"] == 1
     status, again, _ = dgnb(*words)
     assert status == 0 and again == out, "found, not trained again"
+    monkeypatch.setenv("DGNB_PRECISION", "")  # which the option sets
+    status, again, err = dgnb(*words, "--precision", "bf16-mixed")
+    assert status == 0 and again == out and err == "note: 1 run was there already, made in 32-true and not in bf16-mixed: another --out FOLDER trains anew\n"
 
 
 def test_train_command_on_a_world_and_its_warning(dgnb, folder, tmp_path):

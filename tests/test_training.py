@@ -45,7 +45,7 @@ def train(iterations, folder=None, step=cross_entropy_step, batches=None, seed=0
     optimizer = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = lr_scheduler(optimizer, Schedule(((0, 0.1), (10, 1.0), (total, 0.0))))
     result = fit({"net": net}, {"net": optimizer}, step, batches if batches is not None else loader(), iterations, schedulers={"s": schedule},
-                 checkpoint=folder, progress="off", **{"log_every": 4, "checkpoint_every": 5, **options})
+                 checkpoint=folder, **{"log_every": 4, "checkpoint_every": 5, "progress": "off", **options})
     return net, optimizer, result
 
 
@@ -523,6 +523,18 @@ def test_a_bar_in_a_terminal(capfd):
     progress.step(10, {"loss": 0.25})
     progress.close()
     assert "10/10" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["lines", "bar", "off"])
+def test_a_training_says_that_it_goes_on(tmp_path, capfd, mode):
+    """Before anything else, and from where; one that begins says nothing of the kind."""
+    train(7, tmp_path, progress=mode)
+    assert "goes on" not in capfd.readouterr().err
+    train(9, tmp_path, progress=mode)
+    err = capfd.readouterr().err
+    assert err.startswith("training goes on from iteration 7 of 9\n") if mode != "off" else err == ""
+    train(9, tmp_path, progress=mode)
+    assert "goes on" not in capfd.readouterr().err, "nothing was left to do"
 
 
 # ---- precision and processes

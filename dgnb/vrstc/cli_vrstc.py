@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from dgnb.cli_dgnet import parse_size, say, train_app, warn
+from dgnb.cli_dgnet import parse_size, say, train_app, warn, warn_of_precision
 
 Tracklets = Annotated[Path, typer.Argument(metavar="TRACKLETS", help="frames of one tracklet, folders of tracklets, or a set in a known layout")]
 PartialOption = Annotated[bool, typer.Option("--partial", help="go without folders that hold no frame")]
@@ -137,6 +137,7 @@ def train_stcnet(
     chosen = {"DEVICES": devices, "PRECISION": precision, "THREADS": threads or os.environ.get("DGNB_THREADS") or max(1, min(8, cores() // (devices or 1)))}
     os.environ.update({f"DGNB_{name}": str(value) for name, value in chosen.items() if value})
     run = stoppable(lambda: train_tracklets(source, settings, seed, out, guider))
+    warn_of_precision(run)
     report(run)
 
 
