@@ -23,7 +23,7 @@ from dgnb.video_worlds import make_video_world
 from dgnb.vrstc import score_tables
 from dgnb.vrstc.localizer import (BANDS, CENTRES, COLUMNS, OcclusionLocalizer, Rule, ahead, band_crops, band_features, band_names, cropped_band_features, flag_bands,
                                   frame_maps, occlusion_scores, score_table, tracklet_centre)
-from dgnb.vrstc.localizer_truth import auc_by_share, auc_interval, score_auc, with_truth
+from dgnb.vrstc.localizer_truth import auc_by_share, auc_interval, roc_curve, score_auc, with_truth
 from dgnb.vrstc.score_plots import draw_scores
 from dgnb.vrstc.score_tables import flag_report, frame_flags, localize_set, read_scores, write_scores
 from dgnb.vrstc.video_reid import VideoReIDNetwork
@@ -510,6 +510,28 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows):
     assert np.isclose(score_auc(scores, occluded), np.mean(pairs) if pairs else np.nan, equal_nan=True)
     assert np.isclose(score_auc(-scores, occluded), 1 - score_auc(scores, occluded), equal_nan=True)
     assert np.isclose(score_auc(np.exp(7 * scores), occluded), score_auc(scores, occluded), equal_nan=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40).filter(lambda rows: len({kind for _, kind in rows}) == 2))
+@settings(deadline=None)
+def test_the_roc_counts_what_each_threshold_flags_and_its_area_is_the_auc(rows):
+    scores, occluded = np.array([score / 6 for score, _ in rows]), np.array([kind for _, kind in rows])
+    roc = roc_curve(scores, occluded)
+    assert roc.threshold.is_monotonic_increasing and set(roc.threshold) == {*scores, np.inf}
+    for row in roc.itertuples():
+        flagged = flag_bands(scores, row.threshold)
+        assert np.isclose(row.hits, flagged[occluded].mean()) and np.isclose(row.false_alarms, flagged[~occluded].mean())
+    area = ((roc.hits + roc.hits.shift()) / 2 * roc.false_alarms.diff()).sum()
+    assert np.isclose(area, score_auc(scores, occluded)) and roc.iloc[0, 1:].tolist() == [0, 0] and roc.iloc[-1, 1:].tolist() == [1, 1]
+
+
+def test_a_roc_takes_tables_of_any_shape_and_refuses_what_has_none():
+    perfect = roc_curve(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([[True, False], [True, False]]))
+    assert perfect.hits.tolist() == [0, 0.5, 1, 1, 1] and perfect.false_alarms.tolist() == [0, 0, 0, 0.5, 1]
+    for bad, words in ((lambda: roc_curve([0.1, 0.2], [True, True]), "of one kind"), (lambda: roc_curve([], []), "of one kind"), (lambda: roc_curve([0.1], [True, False]), "1 scores for 2 bands"),
+                       (lambda: roc_curve([np.nan, 0.1], [True, False]), "NaN")):
+        with pytest.raises(ValueError, match=words):
+            bad()
 
 
 def test_auc_at_its_ends():

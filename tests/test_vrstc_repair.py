@@ -1,4 +1,5 @@
 """Repair: plans, painting, repaired and discarded sets, their names in the run store, folders on disk, and what can go wrong."""
+import copy
 import io
 import json
 import os
@@ -182,10 +183,23 @@ def test_frames_of_different_sizes(net):
     assert (found[0][34:] == 90).all() and (found[1][:10] == 90).all()
 
 
-def test_a_mask_over_everything_is_refused_by_name(net):
+ACCELERATOR = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+@pytest.mark.parametrize("device", ["cpu", ACCELERATOR])
+def test_a_mask_over_everything_is_refused_by_name(net, device):
     images = list(some_frames(2).permute(0, 2, 3, 1).numpy())
-    with pytest.raises(ValueError, match="hides all of frame 0, there is nothing to paint from: leave this frame as it is"):
-        mend(net, images, [[0, 1, 1]], [[True, True, True]])
+    for hidden, number in (([[True, True, True]], 0), ([[False, True, True], [True, True, True]], 1)):
+        with pytest.raises(ValueError, match=f"hides all of frame {number}, there is nothing to paint from: leave this frame as it is"):
+            mend(copy.deepcopy(net).to(device), images, [[0, 1, 1]] * len(hidden), hidden)
+
+
+def test_a_mask_over_everything_is_refused_before_the_network_sees_it(net):
+    """As on an accelerator, where the network does not look at its masks."""
+    class Blind:
+        settings, complete = net.settings, lambda *args, **options: pytest.fail("the network was asked")
+    with pytest.raises(ValueError, match="hides all of frame 0"):
+        mend(Blind, list(some_frames(2).permute(0, 2, 3, 1).numpy()), [[0, 1, 1]], [[True, True, True]])
 
 
 def test_one_frame_and_every_frame_flagged_are_left(net):

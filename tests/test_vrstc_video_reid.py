@@ -153,6 +153,20 @@ def test_vrstc_has_five_blocks_and_the_published_number_of_weights():
     assert plain.classifier.in_features == 2048
 
 
+@pytest.mark.parametrize("people,weights", [(625, 24_788_657), (702, 24_946_430), (150, 23_815_382)])
+def test_each_set_has_a_guider_head_of_its_own(people, weights):
+    with torch.device("meta"):
+        net = VideoReIDNetwork(people)
+    assert count_parameters(net) == weights == 24_788_657 + (people - 625) * (2048 + 1) and count_parameters(net.classifier) == people * (2048 + 1)
+
+
+def test_the_pooling_of_answers_reaches_the_blocks_and_adds_no_weights():
+    with torch.device("meta"):
+        pooled, whole = VideoReIDNetwork(5, "resnet10t", "every-other"), VideoReIDNetwork(5, "resnet10t", "every-other", pool=False)
+    kinds = lambda net: {type(block.pool) for block in net.body.nonlocals.values()}
+    assert kinds(pooled) == {nn.MaxPool2d} and kinds(whole) == {nn.Identity} and count_parameters(pooled) == count_parameters(whole)
+
+
 @pytest.mark.parametrize("name,rule,expected", [
     ("resnet50", "every-other", {"layer2": (1, 3), "layer3": (1, 3, 5)}), ("resnet50", "before-last", {"layer2": (2,), "layer3": (4,)}), ("resnet50", "none", {}),
     ("resnet18", "every-other", {"layer2": (1,), "layer3": (1,)}), ("resnet18", "before-last", {"layer2": (0,), "layer3": (0,)}),

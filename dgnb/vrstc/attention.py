@@ -57,7 +57,7 @@ def _check_pair(current: torch.Tensor, adjacent: torch.Tensor, size: int) -> Non
 
 
 def _inverse_norms(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """One over the norm of the patch around each position, B x h*w; a patch of zeros counts as one of norm 1e-8."""
+    """One over the norm of the patch around each position, B x h*w; a patch of zeros counts as one of norm 1e-8 (not in the paper)."""
     squares = maps.square().sum(1, keepdim=True)
     return F.avg_pool2d(squares, size, 1, size // 2, divisor_override=1).clamp_min(1e-16).rsqrt().flatten(1)
 
@@ -67,7 +67,7 @@ def patch_similarity(
     adjacent: torch.Tensor,  # B x C x h x w, feature R of a neighbour
     size: int = 3,  # of the patches, odd
 ) -> torch.Tensor:  # B x h*w x h*w, -1..1; float32 at least
-    """Cosine of each patch of one map with each of the other (VRSTC eq. 1), no patch being made; zeros outside the maps. ValueError for maps of two shapes."""
+    """Cosine of each patch of one map with each of the other (VRSTC eq. 1), no patch being made; zeros outside the maps (not in the paper). ValueError for maps of two shapes."""
     _check_pair(current, adjacent, size)
     with torch.autocast(current.device.type, enabled=False):
         current, adjacent = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (current, adjacent))
@@ -110,7 +110,7 @@ class TemporalAttention(nn.Module):
     def __init__(
         self,
         scale: float = 10.0,  # of the cosine (not in the paper); 1 = as printed, nearly an average of everything
-        size: int = 3,  # of the patches that are compared, odd
+        size: int = 3,  # of the patches that are compared, odd; 3 as printed, others are not in the paper
         values: str = "centres",  # what is summed, see `mix` (not in the paper)
     ):
         super().__init__()
@@ -161,9 +161,9 @@ class TemporalAttentionGenerator(nn.Module):
         share: bool = False,  # one encoder for both neighbours (not in the paper)
         alike: bool = True,  # all encoders start with the same weights (not in the paper)
         norm: bool = False,  # batch normalisation (not in the paper)
-        kernel: int = 4,  # of the transposed convolutions, see `Decoder`
-        last: bool = True,  # a last convolution, see `Decoder`
-        size: int = 3,  # of the patches
+        kernel: int = 4,  # of the transposed convolutions, see `Decoder` (4 is not in the paper)
+        last: bool = True,  # a last convolution, see `Decoder` (not in the paper)
+        size: int = 3,  # of the patches; 3 as printed, others are not in the paper
     ):
         super().__init__()
         self.stage = choose(stage, STAGES, "second stage")
@@ -176,7 +176,7 @@ class TemporalAttentionGenerator(nn.Module):
         self.attention = TemporalAttention(scale, size, values)
 
     def features(self, coarse: torch.Tensor, previous: torch.Tensor, following: torch.Tensor) -> list[torch.Tensor]:  # B x 3 x H x W each
-        """What the decoder sees: features of the coarse frame and, in the two stages that have them, what the neighbours give."""
+        """What the decoder sees: features of the coarse frame (that they are among it is not in the paper) and, in the two stages that have them, what the neighbours give."""
         now = self.current(coarse)
         if self.stage == "alone":
             return [now]

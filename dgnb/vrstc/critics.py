@@ -48,7 +48,7 @@ LOCAL_VIEWS = ("canvas", "crop")
 def local_view(
     images: torch.Tensor,  # B x 3 x H x W
     mask: torch.Tensor,  # B x 1 x H x W, 1 = hole
-    kind: str = "canvas",  # "canvas": zeros outside the hole (VRSTC eq. 8); "crop": the rectangle around the hole, resized
+    kind: str = "canvas",  # "canvas": zeros outside the hole (VRSTC eq. 8); "crop": the rectangle around the hole, resized (the text); which of them is not in the paper
     size: tuple[int, int] = (64, 64),  # height and width of the crop (not in the paper)
 ) -> torch.Tensor:  # B x 3 x H x W, or B x 3 x size
     """What the local discriminator sees. ValueError for an empty mask where a crop is asked for."""
@@ -103,7 +103,7 @@ class IDGuider(nn.Module):
         return super().train(False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:  # B x 3 x H x W in -1..1 -> B x K
-        """Class scores of single frames, each a clip of one."""
+        """Class scores of single frames, each a clip of one, in the size and with the normalisation that R knows; this bridge is not in the paper."""
         levels = (images + 1) * 127.5
         if tuple(images.shape[-2:]) != self.size:
             levels = F.interpolate(levels, self.size, mode="bilinear", align_corners=False)

@@ -120,7 +120,7 @@ def draw_bands(
     u: np.ndarray,  # float64 in [0, 1), N x 2
     two_bands: float = 0.0,  # share with two bands hidden
 ) -> np.ndarray:  # bool, N x 3, true = hidden
-    """One of three bands with equal chance, or all but one."""
+    """One of three bands with equal chance, or all but one (not in the paper)."""
     one = np.floor(3 * u[:, :1]).astype(int) == np.arange(3)
     return one ^ (u[:, 1:] < two_bands)
 

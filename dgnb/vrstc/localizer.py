@@ -39,7 +39,7 @@ def band_names(bands: int = 3) -> tuple[str, ...]:  # how many
 def band_features(
     maps: torch.Tensor,  # N x C x h x w, the last maps of whole frames
     bands: int = 3,  # how many
-    width: float = 1.0,  # middle share of the columns that is averaged, 0 < width <= 1; 1 = all. Not in the paper
+    width: float = 1.0,  # middle share of the columns that is averaged, 0 < width <= 1; 1 = all; not in the paper
 ) -> torch.Tensor:  # N x bands x C
     """The mean of a map over each band's rows; neighbouring bands share a row where the rows do not divide. ValueError for fewer rows than bands."""
     if maps.shape[-2] < bands:
@@ -201,7 +201,7 @@ class _Scorer:
     """From frames to the scores of tracklets."""
     network: object  # see `frame_maps`; in evaluation mode, on `device`
     size: tuple[int, int] = (256, 128)  # height and width of the frames that the network was trained on
-    reading: str = "map"  # "map": pool the whole frame's map; "crop": the network sees each band alone. The paper does not say which
+    reading: str = "map"  # "map": pool the whole frame's map; "crop": the network sees each band alone; which of them is not in the paper
     centre: str = "mean"  # what a band is compared with, one of `CENTRES`; VRSTC eq. 11: "mean"
     measure: str = "cosine"  # one of `MEASURES`; VRSTC eq. 12: "cosine"
     rule: Rule = field(default_factory=Rule)  # how scores become flags

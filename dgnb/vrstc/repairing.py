@@ -42,7 +42,7 @@ def plan_repairs(
     flags: np.ndarray,  # bool, T x bands: true = counts as occluded; of one tracklet or of several, one below the other
     lengths: Sequence[int] | None = None,  # frames of each tracklet; None: all are of one
 ) -> pd.DataFrame:  # one row per flagged frame: number (of its tracklet), frame, bands, previous, next (positions in the tracklet; -1 = none), how (one of `REPAIRS`)
-    """Which frames are repaired, and from where. Frames that cannot be are listed too. ValueError for flags of another shape."""
+    """Which frames are repaired, and from where: the nearest unoccluded frames, all hidden bands at once (not in the paper). Frames that cannot be are listed too. ValueError for flags of another shape."""
     flags = np.asarray(flags, bool)
     if flags.ndim != 2:
         raise ValueError(f"flags are T x bands, these have the shape {flags.shape}")
@@ -82,7 +82,7 @@ def paste_bands(
     painted: np.ndarray,  # uint8, h x w x 3: the completed frame, of any size
     hidden: np.ndarray,  # bool, one entry per band
 ) -> np.ndarray:  # uint8, H x W x 3
-    """A frame with its hidden bands from a completion; every other pixel bit for bit."""
+    """A frame with its hidden bands from a completion, resized by bicubic weights (not in the paper); every other pixel bit for bit."""
     rows = band_rows(len(frame), hidden)
     return np.where(rows[:, None, None], resize_image(painted, frame.shape[:2]), frame)
 
@@ -91,10 +91,12 @@ def mend(
     net: STCnet,
     images: Sequence[np.ndarray],  # uint8, H x W x 3 each, of any sizes
     where: np.ndarray,  # int, N x 3: which of `images` are the frame to repair, its neighbour before, its neighbour behind
-    hidden: np.ndarray,  # bool, N x bands: none or all of a frame's bands is not allowed
+    hidden: np.ndarray,  # bool, N x bands; not all of a frame's
 ) -> list[np.ndarray]:  # N frames, uint8, each in its own size
     """Repair some frames in one pass of the network. ValueError for a frame that is hidden entirely."""
     size, where, hidden = net.settings.size, np.asarray(where), np.asarray(hidden, bool)
+    if hidden.all(1).any():  # a network on an accelerator does not look at its masks
+        raise ValueError(f"the mask hides all of frame {hidden.all(1).argmax()}, there is nothing to paint from: leave this frame as it is")
     small = to_signed(torch.from_numpy(np.stack([resize_image(image, size) for image in images]).transpose(0, 3, 1, 2).copy()))
     views = (small[torch.from_numpy(column.copy())] for column in where.T)
     completed = net.complete(*views, band_masks(torch.from_numpy(hidden), size), batch=len(where))

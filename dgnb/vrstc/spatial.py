@@ -63,14 +63,14 @@ def fill_hole(
 
 # %% ../../nbs/3_vrstc/02_spatial.ipynb #8aae5bf3
 def _activated(layer: nn.Module, channels: int, norm: bool) -> list[nn.Module]:
-    """A convolution with He's start, a norm if wanted, ELU."""
+    """A convolution with He's start (not in the paper), a norm if wanted, ELU."""
     nn.init.kaiming_normal_(layer.weight)
     nn.init.zeros_(layer.bias)
     return [layer, *([nn.BatchNorm2d(channels)] if norm else []), nn.ELU()]
 
 
 class Encoder(nn.Module):
-    """Five convolutions down to a quarter of height and width, then dilated ones (VRSTC, 3.1); 3x3 kernels, ELU."""
+    """Five convolutions down to a quarter of height and width, then dilated ones (VRSTC, 3.1); 3x3 kernels, ELU; zeros around the maps (not in the paper)."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         inputs: int,  # channels in
         width: int = 64,  # channels of the last transposed convolution (not in the paper)
         norm: bool = False,  # batch normalisation (not in the paper)
-        kernel: int = 4,  # of the transposed convolutions: 4, or 3 as the paper's text has it, which paints checkerboards
+        kernel: int = 4,  # of the transposed convolutions: 4 (not in the paper), or 3 as its text has it, which paints checkerboards
         last: bool = True,  # a convolution after the transposed ones (not in the paper); without, the second of them paints
     ):
         super().__init__()
@@ -140,10 +140,10 @@ class SpatialStructureGenerator(nn.Module):
         width: int = 64,  # channels of the first convolution (not in the paper)
         dilations: Sequence[int] = (2, 4, 8, 16),  # rates of the dilated convolutions (not in the paper)
         mask_channel: bool = False,  # show the mask as a fourth channel (not in the paper)
-        fill: float | str = 0.0,  # what is in the hole, see `fill_hole`
+        fill: float | str = 0.0,  # what is in the hole, see `fill_hole`; the paper says both 0 and white, which of them is not in the paper
         norm: bool = False,  # batch normalisation (not in the paper)
-        kernel: int = 4,  # of the transposed convolutions, see `Decoder`
-        last: bool = True,  # a last convolution, see `Decoder`
+        kernel: int = 4,  # of the transposed convolutions, see `Decoder` (4 is not in the paper)
+        last: bool = True,  # a last convolution, see `Decoder` (not in the paper)
     ):
         super().__init__()
         self.mask_channel, self.fill = mask_channel, fill

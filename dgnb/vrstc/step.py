@@ -45,12 +45,12 @@ class _Parts:
     channels: int = 64  # of the generators' first convolution; not in the paper
     dilations: tuple[int, ...] = (2, 4, 8, 16)  # of the four dilated convolutions; not in the paper
     mask_channel: bool = False  # show G_s the mask; not in the paper
-    fill: float = 0.0  # of the hole in G_s's input; the paper says both 0 and white (1)
+    fill: float = 0.0  # of the hole in G_s's input; the paper says both 0 and white (1), which of them is not in the paper
     attention_scale: float = 10.0  # of the cosine; 1 = as printed; not in the paper
     attention_values: str = "centres"  # what attention sums, "centres" or "patches"; not in the paper
     critic_channels: int = 64  # of the discriminators' first convolution; not in the paper
     critic_norm: bool = True  # batch normalisation in the discriminators; not in the paper
-    local_view: str = "canvas"  # what D_l sees, "canvas" (eq. 8) or "crop" (the text)
+    local_view: str = "canvas"  # what D_l sees, "canvas" (eq. 8) or "crop" (the text); which of them is not in the paper
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +62,7 @@ class _Parts:
 class STCnetSettings(_Parts):
     """All that decides an STCnet besides data, guider and seed; the defaults are the paper's where it gives any."""
     clean: str = "scores"  # which frames are unoccluded: by the localizer's "scores", by "truth" (exact masks, worlds only), or "all"
-    rule: str = "threshold"  # of the localizer, see `Rule`
+    rule: str = "threshold"  # of the localizer, see `Rule`; "threshold" as printed, a "quantile" is not in the paper
     tau: float = 0.89  # its threshold, or the share of all bands that a "quantile" rule flags
     two_bands: float = 0.0  # share of exercises with two of the three bands hidden; not in the paper
     flip: float = 0.0  # probability of mirroring an exercise; not in the paper
@@ -245,7 +245,7 @@ def generator_terms(
 
 # %% ../../nbs/3_vrstc/04c_step.ipynb #520d0d70
 class StepSTCnet:
-    """One iteration: paint, teach the discriminators, then teach the generators."""
+    """One iteration: paint, teach the discriminators, then teach the generators, one step each (that it is one, and who is first, is not in the paper)."""
 
     def __init__(
         self,

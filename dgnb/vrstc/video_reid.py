@@ -117,11 +117,12 @@ class VideoBackbone(nn.Module):
         self,
         backbone: Backbone,  # from `build_backbone`
         places: str | Mapping[str, Sequence[int]] = "none",  # see `nonlocal_places`
-        scaled: bool = False,  # see `NonLocalBlock`
+        scaled: bool = False,  # see `NonLocalBlock`; not in the paper
+        pool: bool = True,  # see `NonLocalBlock`; not in the paper
     ):
         super().__init__()
         self.backbone, self.places = backbone, nonlocal_places(backbone, places)
-        self.nonlocals = nn.ModuleDict({f"{stage}_{n}": NonLocalBlock(_channels(getattr(backbone, stage)[n]), scaled=scaled)
+        self.nonlocals = nn.ModuleDict({f"{stage}_{n}": NonLocalBlock(_channels(getattr(backbone, stage)[n]), pool, scaled)
                                         for stage, blocks in self.places.items() for n in blocks})
 
     @property
@@ -158,13 +159,14 @@ class VideoReIDNetwork(nn.Module):
         places: str | Mapping[str, Sequence[int]] = "none",  # of non-local blocks, see `nonlocal_places`
         last_stride: int = 1,  # stride of the last stage
         truncate: int = 0,  # last stages dropped, 0..3; not in the paper
-        weights=None,  # a local file of ImageNet weights
+        weights=None,  # a local file of ImageNet weights; not in the paper
         scaled: bool = False,  # products of non-local blocks, see `NonLocalBlock`; not in the paper
+        pool: bool = True,  # answers of non-local blocks, see `NonLocalBlock`; not in the paper
     ):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"a classifier needs at least one class, not {num_classes}: is the training set empty?")
-        self.body = VideoBackbone(build_backbone(backbone, last_stride=last_stride, truncate=truncate, weights=weights), places, scaled)
+        self.body = VideoBackbone(build_backbone(backbone, last_stride=last_stride, truncate=truncate, weights=weights), places, scaled, pool)
         self.classifier = nn.Linear(self.body.num_features, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.001)
         nn.init.zeros_(self.classifier.bias)

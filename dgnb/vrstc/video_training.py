@@ -50,7 +50,7 @@ class VideoSettings:
     frames: int = 4  # of a clip
     stride: int = 8  # between a clip's frames; not in the paper
     augmentation: str = "flip"  # one of `CLIP_AUGMENTATIONS`
-    batch: int = 32  # clips in a batch
+    batch: int = 32  # clips in a batch; that these 32 are clips, not frames, is not in the paper
     epochs: int = 150  # each tracklet gives one clip in each (that it is one is not in the paper)
     lr: float = 3e-4  # learning rate of Adam
     weight_decay: float = 5e-4  # on all parameters, as a part of the gradient
