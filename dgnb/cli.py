@@ -88,7 +88,8 @@ def run(
     if ship:
         from dgnb.shipping import refuse_unshippable
         refuse_unshippable(scale)
-    how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": repr(time.time()) if fresh else "", "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
+    since = _since() if fresh else ""
+    how = {"DGNB_TRAIN": "1" if train or fresh else "", "DGNB_FRESH": since, "DGNB_DEVICES": devices, "DGNB_NODES": nodes,
            "DGNB_PRECISION": precision}
     how = {name: str(value) for name, value in how.items() if value is not None}
     catalogue = load_catalogue()
@@ -101,7 +102,15 @@ def run(
                    threads=int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // workers)))
     takes = lambda one: one.id in item or "data" in parameters_of(catalogue.notebook(one))  # of a whole paper, tables of layers need no set
     jobs = [plan(one, scale, overrides, how, data if takes(one) else "", **options) for one in items]
+    if fresh:
+        say(f"trains again every run made before now; to go on after an interruption: DGNB_FRESH={since} and the same command")
     raise typer.Exit(_run(jobs, workers, dask, ship))
+
+
+def _since() -> str:
+    """The Unix time before which runs are trained again: now, or that of an interrupted command that goes on."""
+    given = os.environ.get("DGNB_FRESH", "")
+    return given if given.replace(".", "", 1).isdigit() and float(given) > 1 else str(int(time.time()))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -194,17 +203,17 @@ def status(
 
 
 def _cost(items) -> None:
-    """Minutes of each built item at each scale, and their sums; what was not measured is a question mark."""
-    rows = [["minutes from nothing", *SCALE_NAMES, ""]]
-    show = lambda at: "-" if at is None else "?" if at.minutes is None else f"{at.minutes:g}"
+    """Minutes of each built item at each scale, measured where it was shipped, and their sums with each run counted once; what is not known is a question mark."""
+    from dgnb.costs import minutes_of, minutes_together
+    show = lambda minutes: "?" if minutes is None else f"{max(minutes, 0.1):.1f}".removesuffix(".0")
     built = [item for item in items if item.built]
-    rows += [[item.id, *(show(item.scales.get(name)) for name in SCALE_NAMES), ""] for item in built]
-    known = {name: [item.scales[name].minutes for item in built if name in item.scales and item.scales[name].minutes is not None] for name in SCALE_NAMES}
-    rows += [["sum of those measured", *(f"{sum(known[name]):g}" if known[name] else "?" for name in SCALE_NAMES), ""]]
+    rows = [["minutes from nothing", *SCALE_NAMES, ""]]
+    rows += [[item.id, *(show(minutes_of(item, name)) if item.scales.get(name) else "-" for name in SCALE_NAMES), ""] for item in built]
+    rows += [["all that is known, each run once", *(show(minutes_together(built, name)) for name in SCALE_NAMES), ""]]
     for line in columns(rows):
         say(line)
     planned = len(items) - len(built)
-    say(f"{planned} planned item{' has' if planned == 1 else 's have'} no cost yet")
+    say(f"{planned} planned item{' has' if planned == 1 else 's have'} no cost yet" if planned else "of what was shipped, the time its runs took on one core, and not of runs that nobody has made; of all else, what the catalogue says")
 
 
 @data_app.command("make")

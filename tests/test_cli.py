@@ -170,8 +170,36 @@ def test_status_costs(dgnb, tmp_path, monkeypatch):
     write_catalogue(tmp_path, {"tiny-a": row("nbs/a.ipynb", scales=scales), "tiny-b": row("nbs/a.ipynb", scales=scales), "tiny-c": row(None)})
     status, out, _ = dgnb("status", "--cost")
     lines = [line.split() for line in out.splitlines()]
-    assert status == 0 and lines[1] == ["tiny-a", "0.5", "20", "?", "-"] and lines[3][-4:] == ["1", "40", "?", "?"]
+    assert status == 0 and lines[1] == ["tiny-a", "0.5", "20", "?", "-"] and lines[3][-4:] == ["1", "40", "?", "?"]  # no runs shipped: the catalogue's
     assert out.endswith("1 planned item has no cost yet\n")
+
+
+def test_costs_are_those_of_the_shipped_runs_each_counted_once(dgnb, tmp_path, monkeypatch):
+    """Two items that share a run: each costs its own runs, both together the shared one once."""
+    make_project(tmp_path, monkeypatch, a=("x = 1",))
+    scales = {"laptop": {"parameters": {}, "minutes": 20}, "smoke": None, "gpu": None, "paper": None}
+    write_catalogue(tmp_path, {name: row("nbs/a.ipynb", scales=scales) for name in ("tiny-a", "tiny-b", "tiny-c")})
+    from dgnb import costs
+    took = {"one": 60, "two": 120, "both": 600}
+    for name, seconds in took.items():
+        (tmp_path / "kept" / name).mkdir(parents=True)
+        (tmp_path / "kept" / name / "record.json").write_text(json.dumps({"seconds": seconds}))
+    records = {"tiny-a": ["one", "both"], "tiny-b": ["two", "both"]}
+    monkeypatch.setattr(costs, "run_folder", lambda run: tmp_path / "kept" / run["name"])
+    monkeypatch.setattr(costs, "read_record", lambda folder: {"scale": "laptop", "runs": [{"name": name} for name in records[folder.name]]} if folder.name in records else None)
+    lines = [line.split() for line in dgnb("status", "--cost")[1].splitlines()]
+    assert [line[2] for line in lines[1:4]] == ["11", "12", "20"] and lines[4][-4:] == ["?", "33", "?", "?"]
+    (tmp_path / "kept" / "two" / "record.json").unlink()
+    assert [line.split()[2] for line in dgnb("status", "--cost")[1].splitlines()[1:4]] == ["11", "20", "20"]
+
+
+def test_a_fresh_run_goes_on_from_the_time_it_was_told(monkeypatch):
+    from dgnb.cli import _since
+    monkeypatch.delenv("DGNB_FRESH", raising=False)
+    assert abs(float(_since()) - __import__("time").time()) < 2
+    for given, kept in (("1700000000", True), ("1", False), ("soon", False)):
+        monkeypatch.setenv("DGNB_FRESH", given)
+        assert (_since() == given) is kept
 
 
 def test_new_writes_a_notebook_that_runs(dgnb, tmp_path, monkeypatch):
