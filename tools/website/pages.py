@@ -198,7 +198,7 @@ def claims_page(records: dict) -> str:
     built = [item for item in load_catalogue() if item.built]
     every = [claim for item in built for claim in claims_of(item, records.get(item.id, {}))]
     rule = ("A claim about a difference is decided by one rule: the difference for each query, averaged over seeds, with a 95 % interval from paired resamples over queries. Above zero it "
-            "*holds*, below it *fails*, else it is *within noise*. Other claims say in their notebook how they are decided. *Not run* waits for a run; a failed claim is a result and stays.")
+            "*holds*, below it *fails*, else it is *within noise*. Other claims say in their notebook how they are decided. *Not run* waits for a run, or says in its note why no run here can decide it; a failed claim is a result and stays.")
     parts = ["# Claims", "> What each paper says, what we say, and what came out.", rule, f"In all: {counted(every)}."]
     for paper in load_catalogue().papers:
         items = [item for item in built if item.paper == paper]
