@@ -22,7 +22,7 @@ from typing import Any
 
 from dgnb.catalogue import SCALE_NAMES, Item, load_catalogue, one_of
 from dgnb.freshness import inputs_of
-from dgnb.paths import figures_dir
+from dgnb.paths import figures_dir, project_root
 
 VERDICTS = ("holds", "fails", "within noise", "not run")
 SCHEMA = 1
@@ -67,8 +67,7 @@ class Result:
         self.parameters = {"item": item, "scale": scale, **parameters}
         self.how, self.started = how(), time.perf_counter()
         self.date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        from dgnb.parameters import folder_name
-        self.folder = Path(self.how.out) if self.how.out else figures_dir() / item / folder_name(scale, self._changed())
+        self.folder = Path(self.how.out) if self.how.out else self._by_hand()
         self.runs, self.missing, self.data, self.with_weights = {}, {}, {}, set()
         self.tables, self.figures, self.claims = {}, {}, []
 
@@ -77,8 +76,16 @@ class Result:
         for one in data:
             self.uses(one)
         sets = ", ".join(self.data) or str(self.parameters.get("data") or "synthetic data")
-        how = "" if self.scale == "smoke" else f" By `{self.command.removesuffix(' --train')}`: its parameters take the place of those in the first cell, which are for a quick look."
-        return Line(f"`{self.row.id}` at scale **{self.scale}** on {sets}, made {self.date[:10]}.{how}")
+        return Line(f"`{self.row.id}` at scale **{self.scale}** on {sets}, made {self.date[:10]}.{self._made_by()}")
+
+    def _made_by(self) -> str:
+        """Whose parameters these are: the command's, or the first cell's where a reader executes the notebook, who is told where files go."""
+        if self.how.out:
+            command = self.command.removesuffix(" --train")
+            return "" if self.scale == "smoke" else f" By `{command}`: its parameters take the place of those in the first cell, which are for a quick look."
+        root, place = project_root(), self.folder.absolute()
+        place = place.relative_to(root) if root and place.is_relative_to(root) else place
+        return f" Executed by hand, with the parameters of the first cell: `result.save()` writes to `{place}`."
 
     def uses(self, data) -> None:
         """Record a data set (anything with a `name` and a `fingerprint`)."""
@@ -110,6 +117,17 @@ class Result:
         from dgnb.parameters import changed_parameters
         notebook = load_catalogue().notebook(self.row)
         return changed_parameters(self.row, self.scale, notebook, self.parameters) if notebook else {}
+
+    def _by_hand(self) -> Path:
+        """Where a notebook executed without `dgnb run` writes: where it would, or beside that if a result of other parameters is there.
+
+        The second is for a parameters cell that was edited and saved, so that the notebook itself calls its values usual.
+        """
+        from dgnb.parameters import folder_name
+        changed, home = self._changed(), figures_dir() / self.row.id
+        there = (read_record(home / folder_name(self.scale, changed)) or {}).get("parameters")
+        other = {name: value for name, value in self.parameters.items() if there and there.get(name) != _plain(value)}
+        return home / folder_name(self.scale, changed | other)
 
     def not_run(self) -> Line:
         """What was not run and how to run it; an empty line when nothing is missing."""

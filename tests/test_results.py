@@ -252,6 +252,19 @@ def test_the_command_names_changed_parameters(monkeypatch, tmp_path):
     assert start("first-light", "laptop", **usual, epochs=7).folder.name.startswith("laptop-"), "executed by hand, too, a trial has its own folder"
 
 
+def test_a_notebook_edited_and_executed_by_hand_keeps_off_the_usual_result(project):
+    """JupyterLab saves what a reader changes in the parameters cell, so the file itself no longer tells what is usual: the record that is there does."""
+    usual = {"seeds": [0], "rate": 0.5, "name": "x", "flag": False}
+    there = start("tiny-a", **usual).save()
+    before = (there / "record.json").read_bytes()
+    assert start("tiny-a", **usual).folder == there and f"writes to `{there}`" in start("tiny-a", **usual).header()
+    notebook = project / "nbs" / "a.ipynb"
+    notebook.write_text(notebook.read_text().replace("rate = 0.5", "rate = 0.25"))
+    edited = start("tiny-a", **usual | {"rate": 0.25})
+    assert edited.save() != there and f"writes to `{edited.folder}`" in edited.header() and edited.folder.name.startswith("smoke-")
+    assert (there / "record.json").read_bytes() == before and start("tiny-a", **usual | {"rate": 0.25}).folder == edited.folder
+
+
 def test_verdicts_are_shown_whole(project, monkeypatch):
     """The whole text of a claim, no column that is empty throughout."""
     monkeypatch.setenv("DGNB_OUT", str(project / "figures" / "tiny-a"))
