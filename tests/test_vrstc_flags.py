@@ -16,11 +16,11 @@ PHRASE = "not in the paper"
 OPEN = {  # settings whose default no sentence of the paper gives
     STCnetSettings: ["channels", "dilations", "mask_channel", "fill", "attention_scale", "attention_values", "critic_channels", "critic_norm", "local_view", "two_bands", "flip",
                      "reach", "among", "batch", "iterations", "clip", "decay_at", "betas", "only_l1"],
-    VideoSettings: ["scaled", "truncate", "weights", "stride", "batch", "epochs", "chunk"],
+    VideoSettings: ["scaled", "truncate", "weights", "stride", "batch", "epochs", "chunk", "places"],
 }
 GIVEN = {  # settings that the paper gives, or that say which of its own networks, sets and rules are meant
     STCnetSettings: ["height", "width", "second", "judges", "guided", "clean", "rule", "tau", "lr", "lambda1", "lambda2", "guider_scale"],
-    VideoSettings: ["backbone", "places", "last_stride", "height", "width", "frames", "augmentation", "lr", "weight_decay", "decay_every", "decay_by"],
+    VideoSettings: ["backbone", "last_stride", "height", "width", "frames", "augmentation", "lr", "weight_decay", "decay_every", "decay_by"],
 }
 ARGUMENTS = [  # of networks and of the localizer
     (spatial.Encoder, ["inputs", "width", "dilations", "norm"]), (spatial.Decoder, ["width", "norm", "kernel", "last"]),

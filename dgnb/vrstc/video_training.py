@@ -40,7 +40,7 @@ __all__ = ['VIDEO_REID_SCALES', 'OPENERS', 'VIDEO_REID_VERSION', 'VideoSettings'
 class VideoSettings:
     """All that decides a video re-ID network besides data and seed; the defaults are the paper's."""
     backbone: str = "resnet50"  # any ResNet of timm
-    places: str | Mapping[str, Sequence[int]] = "none"  # of non-local blocks: "none" (scorer, guider, row "baseline"), "every-other" (row "NL"), "before-last", or stage -> blocks
+    places: str | Mapping[str, Sequence[int]] = "none"  # of non-local blocks: "none" (scorer, guider, row "baseline"), "every-other" (row "NL"; beginning with which is not in the paper), "before-last", or stage -> blocks
     scaled: bool = False  # products of non-local blocks divided by the root of their channels; not in the paper
     truncate: int = 0  # last stages dropped, 0..3; not in the paper
     last_stride: int = 1  # stride of the last stage
