@@ -283,3 +283,20 @@ def test_a_small_folder_of_ones_own_goes_all_the_way(tmp_path, monkeypatch, caps
     with pytest.raises(ValueError, match="two of each are the least"):
         fitted(replace(TINY, folds=2), make_video_world("mannequin-mars", "smoke", train_identities=2, test_identities=2, distractors=0, junk=0))
     assert fitted(TINY, make_video_world("mannequin-mars", "smoke")) == TINY
+
+
+def test_flags_are_told_beside_the_papers_rule():
+    """The words name both rules and how often each is right by the truth that is known; the paper's own rule stands alone."""
+    from types import SimpleNamespace
+
+    from dgnb.run_store import RunSpec
+    from dgnb.vrstc.against_truth import flag_words
+    from dgnb.vrstc.repair import Flagging
+    scorer = RunSpec("video-reid", 1, {}, {}, 0)
+    rows = [{"rule": "threshold", "value": 0.89, "precision": 0.75, "recall": 0.5}, {"rule": "quantile", "value": 0.1, "precision": 0.25, "recall": 0.9}]
+    truth = SimpleNamespace(metrics={"rules": rows}, spec=SimpleNamespace(settings={"limit": 0.2}))
+    ours = Flagging("quantile", 0.1, scorer=scorer)
+    text = flag_words(ours, truth)
+    assert "lowest 10% of all bands (25% of them" in text and "below 0.89 (75% of them" in text and "and 50% of all occluded" in text and "20% of the person" in text
+    assert "%" not in flag_words(ours, None).replace("10%", "") and "below 0.89." in flag_words(ours, None)
+    assert "where the paper" not in flag_words(Flagging("threshold", 0.89, scorer=scorer), truth)
