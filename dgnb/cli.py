@@ -110,7 +110,7 @@ def run(
 def _since() -> str:
     """The Unix time before which runs are trained again: now, or that of an interrupted command that goes on."""
     given = os.environ.get("DGNB_FRESH", "")
-    return given if given.replace(".", "", 1).isdigit() and float(given) > 1 else str(int(time.time()))
+    return given if given.replace(".", "", 1).isdigit() and float(given) > 1 else repr(time.time())
 
 
 def _pair(text: str) -> tuple[str, str]:
