@@ -41,7 +41,7 @@ SHORT = {"batch": 2, "iterations": STEPS}
 FEWER = {
     "dgnet-table2": {"resamples": 2}, "dgnet-fig3": {"resamples": 2}, "dgnet-table3": {"worlds": ["market1501", "dukemtmc-reid"]}, "dgnet-table9": {"worlds": ["market1501", "dukemtmc-reid"]},
     "dgnet-fig1": {"people": 3, "pairs": 4}, "dgnet-fig2": {"pair": 1}, "dgnet-fig6": {"people": 2, "pairs": 4}, "dgnet-fig5": {"rows": 4, "resamples": 2}, "dgnet-fig9": {"rows": 4, "resamples": 2}, "dgnet-fig4": {"rows": ["full", "w/o feed"]}, "dgnet-fig8": {"alphas": [0.8]}, "dgnet-switches": {"rows": ["lsro"]},
-    "vrstc-table1": {"rows": ["baseline", "NL", "Spa+AE", "STCnet"]}, "vrstc-table2": {"thresholds": [0.89], "quantiles": [0.1]}, "vrstc-fig4": {"factors": [2.0]},
+    "vrstc-table1": {"rows": ["baseline", "NL", "Spa+AE", "STCnet"]}, "vrstc-table2": {"thresholds": [0.89], "quantiles": [0.1]}, "vrstc-fig4": {"factors": [1.0, 2.0]},
     "stcnet-switches": {"rows": ["early-attention", "space-time"]}}
 TRUTH = {  # recipes that measure against what only a rendered world knows
     "probes", "dgnet-probes", "dgnet-swaps", "outline", "dgnet-marks", "dgnet-filter", "localizer-truth", "completions", "occluder-activation", "attention-matches", "occlusion-severity", "completion-shortfall",

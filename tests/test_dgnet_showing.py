@@ -238,3 +238,11 @@ def test_grid_run_is_small_and_repeats(world, store):
     run = store.get(spec, train=True, progress="off")
     assert sum(facts["bytes"] for facts in run.record["files"].values()) < 100_000
     assert cut_sheet(run.per_query["sheet"], 3, 3).shape == (3, 3, 3, 64, 32) and len(run.per_query["psnr_truth"]) == 8
+
+
+def test_a_sheet_of_noise_is_made_smaller():
+    """What an untrained painter paints at the published size, four rows of eleven, is kept in 40,000 bytes, smaller; what fits stays as it is."""
+    tiles = torch.randint(0, 256, (4, 11, 3, 256, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noisy = torch.nn.functional.interpolate(torch.randn(44, 3, 32, 16, generator=torch.Generator().manual_seed(0)), (128, 64)).mul(60).add(128).clamp(0, 255).to(torch.uint8)
+    assert cut_sheet(pack_sheet(noisy.unflatten(0, (4, 11)), 40_000), 4, 11).shape in ((4, 11, 3, 64, 32), (4, 11, 3, 32, 16))
+    assert cut_sheet(pack_sheet(tiles, 10**6), 4, 11).shape == (4, 11, 3, 128, 64)
