@@ -211,7 +211,7 @@ class Result:
             made = [path for path in sorted(Path(new).iterdir()) if path.name != "record.json"]
             files = {path.name: digest(path) for path in made}
             record = Path(new, "record.json")
-            record.write_text(json.dumps(_plain(self.record(files)), indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+            record.write_text(_lines(_plain(self.record(files))), encoding="utf-8")
             for path in [*made, record]:
                 path.replace(self.folder / path.name)
         return self.folder
@@ -327,6 +327,13 @@ def _new(name: str, taken: Mapping, what: str) -> str:
     if name in taken or name == "record" or not name.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"{what} name {name!r} is taken or not a plain word: give another name=")
     return name
+
+
+def _lines(record: Mapping) -> str:
+    """JSON with a line for each entry, and for each element of a list: a quarter less than indenting everything takes, and as easy to compare."""
+    text = lambda value: json.dumps(value, sort_keys=True, allow_nan=False)
+    lines = lambda value: "[\n  " + ",\n  ".join(map(text, value)) + "\n ]" if isinstance(value, list) and value else text(value)
+    return "{\n " + ",\n ".join(f"{text(key)}: {lines(record[key])}" for key in sorted(record)) + "\n}\n"
 
 
 def _number(value) -> float | None:
