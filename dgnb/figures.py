@@ -294,25 +294,29 @@ def write_file(
     finally: part.unlink(missing_ok=True)
     return path
 
-def _fewer_colours(data: str, colours: int) -> str:
-    """A PNG in base64 with fewer colours, or as it is if that is not smaller or it has transparent parts."""
-    image, packed = Image.open(io.BytesIO(base64.b64decode(data))), io.BytesIO()
-    if image.mode == "RGBA" and image.getextrema()[3][0] < 255: return data
-    image.convert("RGB").quantize(colours, kmeans=3).save(packed, format="png", optimize=True)
-    made = base64.b64encode(packed.getvalue()).decode()
-    return made if len(made) < len(data) else data
+def _smaller(data: str, colours: int) -> str:
+    """A PNG in base64 as a data URI: with fewer colours, as JPEG, or as it is, whichever is smallest; as it is if it has transparent parts."""
+    raw = base64.b64decode(data)
+    image, made = Image.open(io.BytesIO(raw)), {"png": [raw]}
+    if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
+        image, packed, photo = image.convert("RGB"), io.BytesIO(), io.BytesIO()
+        image.quantize(colours, kmeans=3).save(packed, format="png", optimize=True)
+        image.save(photo, format="jpeg", quality=90, subsampling=0, optimize=True)
+        made = {"png": [raw, packed.getvalue()], "jpeg": [photo.getvalue()]}
+    size, kind, best = min((len(one), kind, one) for kind, ones in made.items() for one in ones)
+    return f"data:image/{kind};base64,{base64.b64encode(best).decode()}"
 
 def figure_svg(
     fig: Figure,    # the figure, drawn in the light theme
     alt: str = "",  # becomes the drawing's title, which screen readers speak
     theme: str = "light",  # "light" or "dark"
-    colours: int | None = None,  # at most so many colours in each image (2..256); None = as they are
+    colours: int | None = None,  # for photographs: images of at most so many colours (2..256), or as JPEG where that is smaller; None = as they are
 ) -> bytes:
     """The figure as SVG with words as outlines, images at their own resolution, and no date in it."""
     raw = io.BytesIO()
     _settled(fig).savefig(raw, format="svg", metadata={"Date": None, "Creator": None} | ({"Title": alt} if alt else {}))
     text = raw.getvalue().decode()
-    if colours: text = re.sub(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=\s]+", lambda m: _fewer_colours(m[0], colours), text)
+    if colours: text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda m: _smaller(m[1], colours), text)
     text = re.sub(r' (?:d|x|y)="[^"]+"', lambda m: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", m[0]), text)  # a hundredth of a point is enough
     return repaint(re.sub(r"\n +", "\n", text), choose(theme, THEMES, "theme")).encode()
 

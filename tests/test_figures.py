@@ -399,6 +399,17 @@ def test_fewer_colours_make_a_smaller_file_that_looks_alike():
     assert len(few) < 0.6 * len(full) and abs(read(full) - read(few)).mean() < 12
 
 
+def test_photographs_in_a_drawing_are_jpeg_where_that_is_smaller():
+    ramp = np.linspace(0, 1, 64)[:, None, None] * np.linspace(0.2, 1, 32)[:, None] * np.array([1.0, 0.6, 0.3])
+    photo = (ramp + 0.1 * np.sin(np.arange(64 * 32 * 3).reshape(64, 32, 3))).clip(0, 1)
+    flat = np.full((64, 32, 3), 0.5)
+    whole, few = (figure_svg(image_grid([photo, flat], scale=2), ALT, colours=colours).decode() for colours in (None, 96))
+    read = lambda text: [(kind, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(float)) for kind, data in re.findall(r"data:image/(\w+);base64,([^\"]+)", text)]
+    assert [kind for kind, _ in read(whole)] == ["png", "png"] and [kind for kind, _ in read(few)] == ["jpeg", "png"] and len(few) < len(whole)
+    for (_, one), (_, other) in zip(read(whole), read(few)):
+        assert one.shape == other.shape and abs(one - other).mean() < 3
+
+
 def test_a_chart_gets_a_palette_and_a_photograph_does_not():
     chart = figure_png(curves(range(99), {"a": np.sin(np.linspace(0, 9, 99)), "b": np.cos(np.linspace(0, 9, 99))}))
     photo = figure_png(image_grid(np.random.default_rng(0).random((2, 64, 32, 3)), scale=2))
