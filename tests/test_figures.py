@@ -401,7 +401,7 @@ def test_fewer_colours_make_a_smaller_file_that_looks_alike():
 
 def test_photographs_in_a_drawing_are_jpeg_where_that_is_smaller():
     ramp = np.linspace(0, 1, 64)[:, None, None] * np.linspace(0.2, 1, 32)[:, None] * np.array([1.0, 0.6, 0.3])
-    photo = (ramp + 0.1 * np.sin(np.arange(64 * 32 * 3).reshape(64, 32, 3))).clip(0, 1)
+    photo = (ramp + 0.02 * np.sin(np.arange(64 * 32 * 3).reshape(64, 32, 3))).clip(0, 1)
     flat = np.full((64, 32, 3), 0.5)
     whole, few = (figure_svg(image_grid([photo, flat], scale=2), ALT, colours=colours).decode() for colours in (None, 96))
     read = lambda text: [(kind, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(float)) for kind, data in re.findall(r"data:image/(\w+);base64,([^\"]+)", text)]
