@@ -306,6 +306,7 @@ def _smaller(data: str, colours: int) -> str:
     size, kind, best = min((len(one), kind, one) for kind, ones in made.items() for one in ones)
     return f"data:image/{kind};base64,{base64.b64encode(best).decode()}"
 
+# %% ../nbs/1_foundations/01_figures.ipynb #5e8f9600
 def figure_svg(
     fig: Figure,    # the figure, drawn in the light theme
     alt: str = "",  # becomes the drawing's title, which screen readers speak

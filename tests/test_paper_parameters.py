@@ -114,8 +114,9 @@ def test_a_whole_paper_takes_the_folder(group, root, jobs):
 
 
 @pytest.mark.parametrize(("words", "mend"), [
-    (("dgnet-fig2",), "-p world=market1501"), (("vrstc-table1",), "-p world=mars"), (("dgnet-table3",), "-p 'worlds=[market1501]' -p 'joint_on=[]' -p 'offline_on=[]'"),
-    (("dgnet-table3", "-p", "worlds=[market1501]"), "there: -p 'joint_on=[]'"), (("dgnet-table9", "-p", "worlds=[msmt17]"), "there: -p 'joint_on=[]'")])
+    (("dgnet-fig2",), "-p world=market1501"), (("vrstc-table1",), "-p world=mars"), (("dgnet-table3",), "-p 'worlds=[market1501]' -p 'offline_on=[]'"),
+    (("dgnet-table3", "-p", "worlds=[market1501]", "-p", "joint_on=[mannequin-duke]"), "there: -p 'joint_on=[]' -p 'offline_on=[]'"),
+    (("dgnet-table9", "-p", "worlds=[msmt17]", "-p", "joint_on=[mannequin-msmt]"), "there: -p 'joint_on=[]'")])
 def test_a_synthetic_set_among_real_ones_is_named(words, mend, root, jobs):
     """At another scale than `paper` the catalogue names synthetic sets: with a folder of real ones the command says what to name instead, before anything is opened."""
     found = jobs(*words, "--scale", "laptop", "--data", root)
