@@ -68,7 +68,7 @@ class Result:
         self.how, self.started = how(), time.perf_counter()
         self.date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.folder = Path(self.how.out) if self.how.out else self._by_hand()
-        self.runs, self.missing, self.data, self.with_weights = {}, {}, {}, set()
+        self.runs, self.missing, self.data, self.with_weights, self.with_lists = {}, {}, {}, set(), set()
         self.tables, self.figures, self.claims = {}, {}, []
 
     def header(self, *data) -> Line:
@@ -91,10 +91,11 @@ class Result:
         """Record a data set (anything with a `name` and a `fingerprint`)."""
         self.data[data.name] = str(data.fingerprint)
 
-    def run(self, spec, weights: bool = False):
+    def run(self, spec, weights: bool = False, lists: bool = False):
         """The run of that spec from the store, or None where it was never trained (it is then listed as not run, with its command).
 
-        `weights=True` asks for its weights too, and makes them part of what is shipped.
+        `weights=True` asks for its weights too, and makes them part of what is shipped; `lists=True` ships its ranking lists (`nearest`),
+        which runs that came with the project have only where a result shows them.
         """
         from dgnb.run_store import MissingRun, RunStore
         try:
@@ -104,6 +105,7 @@ class Result:
             return None
         self.runs[spec.key] = run
         self.with_weights |= {spec.key} if weights else set()
+        self.with_lists |= {spec.key} if lists else set()
         return run
 
     @property
@@ -191,7 +193,7 @@ class Result:
     def record(self, files: Mapping[str, str]) -> dict[str, Any]:
         """How everything was made; what a reader needs to judge it and a machine to know whether it is fresh."""
         from dgnb.run_store import environment, peak_memory
-        runs = [{"key": key, "name": spec.name, "weights": key in self.with_weights, **spec.as_dict()} for key, spec in sorted((k, r.spec) for k, r in self.runs.items())]
+        runs = [{"key": key, "name": spec.name, "weights": key in self.with_weights, "lists": key in self.with_lists, **spec.as_dict()} for key, spec in sorted((k, r.spec) for k, r in self.runs.items())]
         missing = [{"key": key, "name": spec.name, **spec.as_dict()} for key, spec in sorted(self.missing.items())]
         seeds = sorted({run["seed"] for run in runs})
         return {"schema": SCHEMA, "item": self.row.id, "scale": self.scale, "parameters": self.parameters, "runs": runs, "missing": missing,

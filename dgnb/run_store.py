@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -295,7 +295,7 @@ class Run:
 
     @cached_property
     def per_query(self) -> dict[str, np.ndarray]:
-        """Per-query arrays by name (empty when the recipe kept none)."""
+        """Per-query arrays by name (empty when the recipe kept none); ranking lists, `nearest`, came with the project only where a result shows them."""
         path = self.folder / "per_query.safetensors"
         arrays = safetensors.numpy.load(path.read_bytes()) if path.exists() else {}
         return {name: array.astype(np.int32) if array.dtype == np.int16 else array for name, array in sorted(arrays.items())}
@@ -586,11 +586,14 @@ class RunStore(_Inventory):
         self,
         spec: RunSpec,  # which local run
         weights: bool = False,  # ship its weights too; they must be half precision
+        lists: bool = False,  # ship each query's ranking list (`nearest`) too, half of what a test of re-ID keeps
         limit: int = 105_000,  # the most bytes all files but the weights may have together
     ) -> Path:  # the shipped folder
         """Copy a run's metrics, per-query results and log (and weights) to the shipped shelf; a `RunStoreError` when it does not qualify."""
         run = open_run(self.local / spec.name, spec) if (self.local / spec.name).is_dir() else self.get(spec)
-        weights = weights or (self.shipped / spec.name / "weights.safetensors").is_file()  # what was shipped with weights stays so
+        before = self.shipped / spec.name
+        weights = weights or (before / "weights.safetensors").is_file()  # what was shipped with weights, or with lists, stays so
+        lists = lists or (before / "per_query.safetensors").is_file() and "nearest" in safetensors.numpy.load((before / "per_query.safetensors").read_bytes())
         names = _files_to_ship(run, weights, limit)
         made = self.shipped / f"{spec.name}.part"
         if not run.shipped:
@@ -600,18 +603,22 @@ class RunStore(_Inventory):
                 for name in names:
                     shutil.copyfile(run.folder / name, made / name)
                 if "per_query.safetensors" in names:
-                    write_bytes(made / "per_query.safetensors", narrowed((run.folder / "per_query.safetensors").read_bytes()))
+                    write_bytes(made / "per_query.safetensors", narrowed((run.folder / "per_query.safetensors").read_bytes(), () if lists else ("nearest",)))
             seal(made, run.record)
             _replace_folder(made, self.shipped / spec.name)
         return self.shipped / spec.name
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #d8998e26
-def narrowed(data: bytes) -> bytes:  # of a safetensors file
+def narrowed(
+    data: bytes,  # of a safetensors file
+    without: Sequence[str] = (),  # names of arrays that are left out
+) -> bytes:
     """The same arrays with whole numbers in 16 bits where all of them fit, else as they are; a reader of a run gets 32 bits either way."""
-    arrays = safetensors.numpy.load(data)
+    loaded = safetensors.numpy.load(data)
+    arrays = {name: array for name, array in loaded.items() if name not in without}
     fits = lambda a: a.dtype in (np.int32, np.int64) and (not a.size or (a.min() >= -2**15 and a.max() < 2**15))
     small = {name: array.astype(np.int16) if fits(array) else array for name, array in arrays.items()}
-    return safetensors.numpy.save(small) if any(fits(array) for array in arrays.values()) else data
+    return safetensors.numpy.save(small) if len(arrays) < len(loaded) or any(fits(array) for array in arrays.values()) else data
 
 
 def _files_to_ship(run: Run, weights: bool, limit: int) -> list[str]:

@@ -77,10 +77,10 @@ def ship_notebook(source: Path, executed: Path) -> None:
 
 
 def ship_runs(record: dict[str, Any]) -> list[Path]:
-    """Copy the runs that a record was made from to the shipped store, weights only where the notebook asked for them."""
+    """Copy the runs that a record was made from to the shipped store, weights and ranking lists only where the notebook asked for them."""
     from dgnb.run_store import RunSpec, RunStore
     store, parts = RunStore(), RunSpec.__dataclass_fields__
-    return [store.ship(RunSpec(**{name: run[name] for name in parts}), weights=run.get("weights", False)) for run in record.get("runs", [])]
+    return [store.ship(RunSpec(**{name: run[name] for name in parts}), weights=run.get("weights", False), lists=run.get("lists", False)) for run in record.get("runs", [])]
 
 
 def ship(job: Job) -> Path:

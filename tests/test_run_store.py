@@ -288,6 +288,21 @@ def test_shipped_whole_numbers_are_small_and_read_as_before(store):
     assert store.ship(spec) == folder and (folder / "per_query.safetensors").read_bytes() == before
 
 
+def test_ranking_lists_are_shipped_where_asked_and_then_kept(store):
+    spec = RunSpec("lists")
+
+    @recipe("lists")
+    def lists(context):
+        context.save_metrics({"n": 1})
+        context.save_per_query({"nearest": np.arange(20, dtype=np.int32).reshape(2, 10), "ap": np.array([0.5, 1.0], np.float32)})
+    assert "nearest" in store.get(spec, train=True).per_query
+    store.ship(spec)
+    assert store.get(spec).shipped and list(store.get(spec).per_query) == ["ap"]
+    for more in (dict(lists=True), {}):  # shipped again with an item that does not ask, it keeps them
+        store.ship(spec, **more)
+        assert np.array_equal(store.get(spec).per_query["nearest"], np.arange(20).reshape(2, 10))
+
+
 def test_shipping_refuses_what_is_too_large_or_too_precise(store, spec):
     store.get(spec, train=True)
     with pytest.raises(RunStoreError, match="more than the 100 a shipped run may have"):
