@@ -376,3 +376,30 @@ def test_pages_can_be_walked_with_the_keyboard(site, browser):
     said = " | ".join(reached)
     assert all(word in said for word in ("search-button", "Download notebook", "Foundations", "theme-switch"))
     assert len(unmarked) < 0.2 * 150, unmarked[:10]
+
+
+def test_a_build_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
+    work, site = tmp_path / "work", tmp_path / "site"
+    html = work / "built" / "html"
+    for name, path in {"WORK": work, "SITE": site, "SOURCES": work / "source", "BUILT": html}.items():
+        monkeypatch.setattr(build, name, path)
+    monkeypatch.setattr(build, "fingerprint", lambda: "now")
+    monkeypatch.setattr(build, "prepare", lambda: 1)
+
+    def cut_off(jobs):
+        html.mkdir(parents=True)
+        (html / "half.png").touch()
+        raise KeyboardInterrupt
+
+    def whole(jobs):
+        html.mkdir(parents=True, exist_ok=True)
+        (html / "index.html").touch()
+        return 0
+    monkeypatch.setattr(build, "sphinx", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        build.build()
+    monkeypatch.setattr(build, "sphinx", whole)
+    assert build.build() == 0 and not (html / "half.png").exists() and (work / "made-from").read_text() == "now"
+    (html / "kept.png").touch()
+    monkeypatch.setattr(build, "fingerprint", lambda: "later")
+    assert build.build() == 0 and (html / "kept.png").exists()  # a build that went to its end is built upon

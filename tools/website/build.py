@@ -95,13 +95,15 @@ def mirror(source: Path, target: Path) -> None:
 
 def build(jobs: str = "auto", force: bool = False) -> int:
     """Build the site unless it is there and fresh; returns an exit status."""
-    started, stamp, now = time.perf_counter(), WORK / "made-from", fingerprint()
+    started, stamp, now, begun = time.perf_counter(), WORK / "made-from", fingerprint(), WORK / "begun"
     if not force and stamp.exists() and stamp.read_text() == now and (SITE / "index.html").exists():
         print(f"the site is fresh: {SITE / 'index.html'}")
         return 0
-    if force:
+    if force or begun.exists():  # a build that was cut off leaves half-made pages
         shutil.rmtree(WORK, ignore_errors=True)
     stamp.unlink(missing_ok=True)
+    WORK.mkdir(exist_ok=True)
+    begun.touch()
     count = prepare()
     from website.notebooks import DEAD
     print("\n".join(DEAD), file=sys.stderr, end="\n" if DEAD else "")
@@ -110,6 +112,7 @@ def build(jobs: str = "auto", force: bool = False) -> int:
         path.unlink()
     (BUILT / ".nojekyll").touch()  # else GitHub's pages leave out folders that begin with an underscore
     mirror(BUILT, SITE)
+    begun.unlink()
     if not code:
         stamp.write_text(now)
     print(f"{count} pages in {time.perf_counter() - started:.0f} s: {SITE / 'index.html'}" + (" (with the complaints above)" if code else ""))
