@@ -301,7 +301,7 @@ def _smaller(data: str, colours: int) -> str:
     if image.mode != "RGBA" or image.getextrema()[3][0] == 255:
         image, packed, photo = image.convert("RGB"), io.BytesIO(), io.BytesIO()
         image.quantize(colours, kmeans=3).save(packed, format="png", optimize=True)
-        image.save(photo, format="jpeg", quality=90, subsampling=0, optimize=True)
+        image.save(photo, format="jpeg", quality=85, subsampling=0, optimize=True)
         made = {"png": [raw, packed.getvalue()], "jpeg": [photo.getvalue()]}
     size, kind, best = min((len(one), kind, one) for kind, ones in made.items() for one in ones)
     return f"data:image/{kind};base64,{base64.b64encode(best).decode()}"

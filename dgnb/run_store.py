@@ -589,7 +589,7 @@ class RunStore(_Inventory):
         lists: bool = False,  # ship each query's ranking list (`nearest`) too, half of what a test of re-ID keeps
         limit: int = 105_000,  # the most bytes all files but the weights may have together
     ) -> Path:  # the shipped folder
-        """Copy a run's metrics, per-query results and log (and weights) to the shipped shelf; a `RunStoreError` when it does not qualify."""
+        """Copy a run's metrics, per-query results and log (and weights, with the sample pictures of the training) to the shipped shelf; a `RunStoreError` when it does not qualify."""
         run = open_run(self.local / spec.name, spec) if (self.local / spec.name).is_dir() else self.get(spec)
         before = self.shipped / spec.name
         weights = weights or (before / "weights.safetensors").is_file()  # what was shipped with weights, or with lists, stays so
@@ -623,7 +623,8 @@ def narrowed(
 
 def _files_to_ship(run: Run, weights: bool, limit: int) -> list[str]:
     """The names of the files to copy, or a `RunStoreError` saying why the run does not qualify."""
-    sizes = {name: facts["bytes"] for name, facts in run.record["files"].items() if name != "weights.safetensors"}
+    stays = lambda name: name in ("weights.safetensors", "spec.json") or name.startswith("sample-") and not weights  # the record has the spec; pictures of a training go with its weights
+    sizes = {name: facts["bytes"] for name, facts in run.record["files"].items() if not stays(name)}
     if sum(sizes.values()) > limit:
         raise RunStoreError(f"{run.spec.name} has {sum(sizes.values()):,} bytes beside its weights, more than the {limit:,} a shipped run may "
                             "have: keep a shorter log or fewer arrays")

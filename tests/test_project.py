@@ -128,8 +128,8 @@ def test_result_notebooks_have_a_parameters_cell():
 
 def _sample_of_a_world(file: Path) -> bool:
     """Whether a picture is one that a training on a synthetic world kept with its run."""
-    spec = file.parent / "spec.json"
-    return file.name.startswith("sample-") and spec.is_file() and any("world" in key for key in json.loads(spec.read_text())["data"])
+    record = file.parent / "record.json"
+    return file.name.startswith("sample-") and record.is_file() and any("world" in key for key in json.loads(record.read_text())["spec"]["data"])
 
 
 def test_no_photograph_and_a_small_tree():

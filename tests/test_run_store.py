@@ -303,6 +303,20 @@ def test_ranking_lists_are_shipped_where_asked_and_then_kept(store):
         assert np.array_equal(store.get(spec).per_query["nearest"], np.arange(20).reshape(2, 10))
 
 
+def test_sample_pictures_are_shipped_with_the_weights(store):
+    spec = RunSpec("pictured")
+
+    @recipe("pictured")
+    def pictured(context):
+        context.save_metrics({"n": 1})
+        context.save_weights({"w": torch.rand(3)})
+        (context.folder / "sample-0001.jpg").write_bytes(b"a picture")
+    store.get(spec, train=True)
+    assert sorted(os.listdir(store.ship(spec))) == ["metrics.json", "record.json"] and store.get(spec).metrics == {"n": 1}
+    assert "sample-0001.jpg" in os.listdir(store.ship(spec, weights=True)) and store.get(spec, weights=True).shipped
+    assert "sample-0001.jpg" in os.listdir(store.ship(spec))
+
+
 def test_shipping_refuses_what_is_too_large_or_too_precise(store, spec):
     store.get(spec, train=True)
     with pytest.raises(RunStoreError, match="more than the 100 a shipped run may have"):
