@@ -244,13 +244,14 @@ def _digest(value: Any) -> str:
 def seal(
     folder: Path,  # a run's folder with all its files
     record: Mapping[str, Any],  # what to say about it
+    indent: int | None = 1,  # of the record; None: on one line
 ) -> dict[str, Any]:  # the record as written
     """Write `record.json` with the checksum and size of every other file in the folder."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != "record.json")
     files = {n: {"sha256": hashlib.sha256((folder / n).read_bytes()).hexdigest(), "bytes": (folder / n).stat().st_size} for n in names}
     record = {k: v for k, v in record.items() if k != "seal"} | {"files": files}
     record = json.loads(json.dumps(record, allow_nan=False))
-    write_json(folder / "record.json", record | {"seal": _digest(record)})
+    write_json(folder / "record.json", record | {"seal": _digest(record)}, indent)
     return record
 
 # %% ../nbs/1_foundations/12_run_store.ipynb #f6751c64
@@ -601,10 +602,13 @@ class RunStore(_Inventory):
                 shutil.rmtree(made, ignore_errors=True)
                 made.mkdir(parents=True)
                 for name in names:
-                    shutil.copyfile(run.folder / name, made / name)
+                    if name.endswith(".json"):  # on one line: a third smaller, and nobody edits it
+                        write_json(made / name, json.loads((run.folder / name).read_bytes()), indent=None)
+                    else:
+                        shutil.copyfile(run.folder / name, made / name)
                 if "per_query.safetensors" in names:
                     write_bytes(made / "per_query.safetensors", narrowed((run.folder / "per_query.safetensors").read_bytes(), () if lists else ("nearest",)))
-            seal(made, run.record)
+            seal(made, run.record, indent=None)
             _replace_folder(made, self.shipped / spec.name)
         return self.shipped / spec.name
 

@@ -72,9 +72,9 @@ def write_bytes(
     return hashlib.sha256(content).hexdigest()
 
 
-def write_json(path: Path | str, value: Any) -> str:  # file; numbers, text, lists and dicts -> SHA-256 of the file
-    """Write readable JSON atomically; a ValueError for NaN and infinity, which JSON does not have."""
-    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+def write_json(path: Path | str, value: Any, indent: int | None = 1) -> str:  # file; numbers, text, lists and dicts -> SHA-256 of the file
+    """Write readable JSON atomically, or with `indent=None` on one line; a ValueError for NaN and infinity, which JSON does not have."""
+    return write_bytes(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
 
 # %% ../nbs/1_foundations/11b_safe_files.ipynb #ed71d5ba
 _TAG = "!"
